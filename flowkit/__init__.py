@@ -1,0 +1,123 @@
+"""Run Python functions that depend on each other, inside your own process.
+
+>>> from flowkit import DAG, task
+>>> with DAG("hello") as dag:
+...     @task
+...     def extract() -> list[int]:
+...         return [3, 1, 2]
+...
+...     @task
+...     def total(rows: list[int]) -> int:
+...         return sum(rows)
+...
+...     _ = extract >> total
+>>> dag.run()["total"]
+6
+"""
+
+from __future__ import annotations
+
+from .context import TaskContext, current_context
+from .dag import DAG
+from .engine.handle import RunHandle
+from .events import (
+    AttemptFailed,
+    AttemptStarted,
+    Event,
+    RunFinished,
+    RunStarted,
+    TaskCancelled,
+    TaskFailed,
+    TaskRestored,
+    TaskSkipped,
+    TaskSucceeded,
+    TaskUpstreamFailed,
+)
+from .exceptions import (
+    BindingError,
+    ConditionError,
+    DAGCycleError,
+    DAGExecutionError,
+    DefinitionError,
+    DuplicateTaskError,
+    FlowkitError,
+    GiveUp,
+    OptionError,
+    RetryAfter,
+    RunCancelledError,
+    RunTimeoutError,
+    Skip,
+    TaskExecutionError,
+    TaskNotFoundError,
+    TaskResultError,
+    TaskTimeoutError,
+)
+from .results import RunResult, TaskRun
+from .task import Task, chain, task
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .logging import FlowkitLogger, LogLevel, configure_logging, get_logger
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DAG",
+    "AttemptFailed",
+    "AttemptStarted",
+    "BindingError",
+    "ConditionError",
+    "DAGCycleError",
+    "DAGExecutionError",
+    "DefinitionError",
+    "DuplicateTaskError",
+    "Event",
+    "FlowkitError",
+    "FlowkitLogger",
+    "GiveUp",
+    "LogLevel",
+    "OptionError",
+    "RetryAfter",
+    "RunCancelledError",
+    "RunFinished",
+    "RunHandle",
+    "RunResult",
+    "RunStarted",
+    "RunTimeoutError",
+    "Skip",
+    "Task",
+    "TaskCancelled",
+    "TaskContext",
+    "TaskExecutionError",
+    "TaskFailed",
+    "TaskNotFoundError",
+    "TaskRestored",
+    "TaskResultError",
+    "TaskRun",
+    "TaskSkipped",
+    "TaskSucceeded",
+    "TaskTimeoutError",
+    "TaskUpstreamFailed",
+    "chain",
+    "configure_logging",
+    "current_context",
+    "get_logger",
+    "task",
+]
+
+_LAZY = dict.fromkeys(("FlowkitLogger", "LogLevel", "configure_logging", "get_logger"), "logging")
+"""Names that come from a module which is imported only when one of them is asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'flowkit' has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -1,0 +1,334 @@
+"""Describe work as wired tasks, and run it: ``DAG``.
+
+Knows tasks, wiring and the arguments of a run. Does not know how a run works.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from contextvars import copy_context
+
+from . import registry, wiring
+from .engine.callbacks import Callbacks
+from .engine.handle import RunHandle
+from .engine.program import compile_program, freeze_tasks, raise_problems
+from .engine.runner import Run
+from .engine.settings import check_keywords, make_settings, merge
+from .engine.signature import read_signature
+from .exceptions import DefinitionError, FlowkitError, OptionError, TaskNotFoundError, listing
+from .render import dot, mermaid, text
+from .results import RunResult
+from .task import Task
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from contextvars import Token
+    from typing import Any, Self, Unpack
+
+    from .engine.graph import Graph
+    from .engine.program import Program
+    from .engine.settings import RunKeywords
+
+_PICTURES = {"text": text.render, "mermaid": mermaid.render, "dot": dot.render}
+_MOST_PROGRAMS = 8
+"""How many frozen graphs a DAG keeps, one for each set of inputs and targets that it was run with."""
+
+
+class DAG:
+    """A graph of tasks that runs.
+
+    Three ways to say which tasks it has:
+
+    - ``DAG("etl")``: those that the calling module has made, and whatever they are wired to. For scripts.
+    - ``with DAG("etl") as dag:``: those made or wired inside the block, and all they depend on.
+    - ``DAG("etl", tasks=[load])``: exactly those, and all they depend on.
+
+    Which tasks those are is looked up when it runs, so wiring after ``DAG(...)`` counts; a run that has started goes on
+    with the graph as it was.
+
+    Args:
+        name: For pictures, logs and errors.
+        tasks: The tasks whose results are wanted.
+        inputs: Default inputs of its runs.
+        **options: Defaults for the arguments of :meth:`run`.
+
+    Raises:
+        OptionError: An argument is outside of its range.
+    """
+
+    def __init__(
+        self,
+        name: str = "workflow",
+        *,
+        tasks: Iterable[Task[..., Any]] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        **options: Unpack[RunKeywords],
+    ) -> None:
+        if not isinstance(name, str) or not name or not name.isprintable():
+            raise OptionError(f"DAG name {name!r} must be a string of printable characters.")
+        self.name = name
+        check_keywords(f"DAG({name!r})", options)
+        self._defaults: dict[str, Any] = dict(options)
+        self._inputs = _check_inputs(self._where("DAG"), inputs)
+        self._module: str = sys._getframe(1).f_globals.get("__name__", "?")
+        self._tasks = None if tasks is None else dict.fromkeys(self._check_tasks(tasks))
+        self._open_blocks: list[Token[Any]] = []
+        self._programs: dict[tuple[Any, ...], Program] = {}
+        self._version = -1
+
+    @property
+    def max_workers(self) -> int | None:
+        """The most workers of its runs, None until chosen."""
+        return self._defaults.get("max_workers")
+
+    # ------------------------------------------------------------ which tasks
+
+    def __enter__(self) -> Self:
+        if self._tasks is None:
+            self._tasks = {}
+        self._open_blocks.append(registry.block.set(self._tasks))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        registry.block.reset(self._open_blocks.pop())
+
+    def _check_tasks(self, tasks: Iterable[Task[..., Any]]) -> list[Task[..., Any]]:
+        if isinstance(tasks, (str, Task)):
+            raise OptionError(f"{self._where('DAG')}: tasks={tasks!r} must be a list of tasks. Write tasks=[...].")
+        found = list(tasks)
+        for task in found:
+            if not isinstance(task, Task):
+                kind = type(task).__name__
+                raise TypeError(f"{self._where('DAG')}: tasks must hold tasks, not {task!r} of type {kind}.")
+        return found
+
+    def _collect(self) -> list[Task[..., Any]]:
+        """Return the tasks, in definition order."""
+        if self._tasks is not None:
+            return wiring.connected([t for t in self._tasks if not _is_template(t)], with_downstream=False)
+        found = [task for task in registry.made_by(self._module) if not _is_template(task)]
+        if not found:
+            warnings.warn(
+                f"DAG({self.name!r}) finds no task made by module {self._module!r}. Name them: "
+                f"DAG({self.name!r}, tasks=[...]), or make them inside of `with DAG({self.name!r}) as dag:`.",
+                stacklevel=_outside_level(),
+            )
+        return wiring.connected(found, with_downstream=True)
+
+    def _program(self, inputs: Iterable[str], targets: Iterable[Any] | None) -> Program:
+        """Return the frozen graph; it is made again only if some wiring has changed since."""
+        if targets is not None:
+            targets = self._check_targets(targets)
+        key = (frozenset(inputs), targets)
+        if self._version != wiring.version.number:
+            self._programs.clear()
+        known = self._programs.get(key)
+        if known is None:
+            version = wiring.version.number
+            known = self._freeze(key[0], targets)
+            if len(self._programs) >= _MOST_PROGRAMS:
+                self._programs.clear()
+            self._programs[key] = known
+            self._version = version
+        return known
+
+    def _freeze(self, inputs: frozenset[str], targets: tuple[str, ...] | None) -> Program:
+        everything = tasks = self._collect()
+        if targets is not None:
+            by_name = {task.name: task for task in tasks}
+            unknown = [name for name in targets if name not in by_name]
+            if unknown:
+                raise TaskNotFoundError(f"{self._where('run')}: targets: {_no_task(unknown[0], by_name)}")
+            tasks = wiring.connected([by_name[name] for name in targets], with_downstream=False)
+        program = compile_program(self.name, tasks, wiring.edges(tasks), inputs)
+        self._check_inputs_used(inputs, program, everything)
+        return program
+
+    def _check_targets(self, targets: Iterable[Any]) -> tuple[str, ...]:
+        if isinstance(targets, (str, Task)):
+            raise OptionError(f"{self._where('run')}: targets={targets!r} must be a list. Write targets=[{targets!r}].")
+        return tuple([target.name if isinstance(target, Task) else target for target in targets])
+
+    def _check_inputs_used(self, inputs: frozenset[str], program: Program, everything: list[Task[..., Any]]) -> None:
+        problems: list[DefinitionError] = []
+        task_names = {task.name for task in everything}
+        unused = sorted(inputs - program.inputs)
+        if unused and len(everything) > len(program):  # a task that is no target may take it
+            whole = compile_program(self.name, everything, wiring.edges(everything), inputs)
+            unused = [name for name in unused if name not in whole.inputs]
+        for name in unused:
+            if name in task_names:
+                why = "a task has that name, and its result is what parameters of that name get"
+            else:
+                why = f"no task has a parameter of that name{_close_matches(name, _parameters(everything))}"
+            problems.append(DefinitionError(f"{self._where('run')}: input {name!r} is not used: {why}."))
+        raise_problems(self.name, problems)
+
+    def _where(self, method: str) -> str:
+        return f"DAG({self.name!r})" if method == "DAG" else f"DAG({self.name!r}).{method}()"
+
+    # ------------------------------------------------------------ running
+
+    def run(self, inputs: Mapping[str, Any] | None = None, **options: Unpack[RunKeywords]) -> RunResult:
+        """Run the tasks and return their results.
+
+        Each task starts the moment its own upstream tasks are done. What is given here replaces the defaults given to
+        ``DAG(...)``, but for inputs and limits, which are merged, and observers, where both count.
+
+        Args:
+            inputs: Values by name, for parameters that no task fills.
+            executor: "thread" (default), or "sequential": one task at a time in this thread, in the order of
+                :meth:`waves`, so that a debugger works.
+            max_workers: The most threads at once. Default: CPUs + 4, at most 32.
+            targets: Names of tasks; only those and what they depend on run.
+            limits: How many tasks may use each named limit at once, for tasks with ``uses=``.
+            fail_fast: Whether the first failure stops the run (default), or independent branches go on.
+            raise_on_failure: Whether failures raise (default), or only stand in the result.
+            timeout: Seconds after which the run is cancelled.
+            observers: Callables that get every event of the run.
+
+        Raises:
+            DefinitionError: The graph or an argument is wrong; nothing has run.
+            TaskExecutionError: A task failed, with ``fail_fast=True``. ``.result`` has what the others gave.
+            DAGExecutionError: Tasks failed, with ``fail_fast=False``.
+            RunTimeoutError: The run's own timeout passed.
+            KeyboardInterrupt: Ctrl-C. The summary is its note.
+        """
+        run, raises = self._make_run("run", inputs, options)
+        run.execute()
+        return run.result(raise_on_failure=raises)
+
+    def start(self, inputs: Mapping[str, Any] | None = None, **options: Unpack[RunKeywords]) -> RunHandle:
+        """Run in the background: the same arguments as :meth:`run`, and a handle at once.
+
+        Raises:
+            DefinitionError: The graph or an argument is wrong; nothing has run.
+        """
+        run, raises = self._make_run("start", inputs, options)
+        return RunHandle(run, raises_on_failure=raises)
+
+    def _make_run(self, method: str, inputs: Mapping[str, Any] | None, options: Any) -> tuple[Run, bool]:
+        where = self._where(method)
+        if sys.is_finalizing():
+            raise FlowkitError(f"{where}: the interpreter is shutting down, and nothing new can run.")
+        check_keywords(where, options)
+        merged = merge(self._defaults, options)
+        values = {**self._inputs, **_check_inputs(where, inputs)}
+        program = self._program(values, merged.get("targets"))
+        settings = make_settings(merged, values)
+        _check_limits(where, program, settings.limits)
+        if program.has_callbacks:
+            settings.observers = [Callbacks(program.tasks), *settings.observers]
+        return Run(program, settings, copy_context()), merged.get("raise_on_failure", True)
+
+    # ------------------------------------------------------------ looking
+
+    def validate(
+        self, inputs: Mapping[str, Any] | None = None, *, limits: Mapping[str, int] | None = None
+    ) -> None:
+        """Check the graph and how every task is called; nothing runs.
+
+        Args:
+            inputs: What :meth:`run` will be given; only the names count.
+            limits: What :meth:`run` will be given; if there are none here nor as defaults, ``uses=`` is not checked.
+
+        Raises:
+            DefinitionError: With one problem its own class, else one that lists all of them.
+        """
+        where = self._where("validate")
+        program = self._program({**self._inputs, **_check_inputs(where, inputs)}, None)
+        known = merge(self._defaults, {"limits": limits})["limits"]
+        if known:
+            _check_limits(where, program, known)
+
+    def waves(self) -> list[list[str]]:
+        """Return the topological generations: all tasks of one may run side by side when the earlier ones are done."""
+        tasks, graph = self._frozen_shape()
+        return [[tasks[i].name for i in ids] for ids in graph.generations()]
+
+    def visualize(self, format: str = "text", *, result: RunResult | None = None) -> str:
+        """Return a picture of the graph.
+
+        Args:
+            format: "text" for a terminal, "mermaid" for Markdown pages, "dot" for Graphviz.
+            result: A result whose states are shown.
+
+        Raises:
+            OptionError: There is no such format.
+        """
+        if format not in _PICTURES:
+            known = ", ".join(map(repr, _PICTURES))
+            raise OptionError(f"{self._where('visualize')}: format={format!r} must be one of {known}.")
+        tasks, graph = self._frozen_shape()
+        names = [task.name for task in tasks]
+        states: dict[int, str] | None = None
+        if result is not None:
+            states = {i: result.tasks[name].state for i, name in enumerate(names) if name in result.tasks}
+        return _PICTURES[format](self.name, names, graph.upstream, graph.generations(), states)
+
+    def _frozen_shape(self) -> tuple[list[Task[..., Any]], Graph]:
+        """Return the tasks by id and the graph, without looking at how they are called."""
+        tasks = self._collect()
+        graph, order = freeze_tasks(tasks, wiring.edges(tasks))
+        return [tasks[position] for position in order], graph
+
+    def __repr__(self) -> str:
+        known = "" if self._tasks is None else f" tasks={len(self._tasks)}"
+        return f"<DAG {self.name!r}{known}>"
+
+
+def _is_template(task: Task[..., Any]) -> bool:
+    return task.is_template and not wiring.is_wired(task)
+
+
+def _check_inputs(where: str, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
+    if inputs is None:
+        return {}
+    if not hasattr(inputs, "keys"):
+        raise OptionError(f"{where}: inputs={inputs!r} must be a mapping of names to values, as {{'date': ...}}.")
+    for name in inputs:
+        if not isinstance(name, str):
+            raise OptionError(f"{where}: the input name {name!r} must be a string, not {type(name).__name__}.")
+    return dict(inputs)
+
+
+def _check_limits(where: str, program: Program, limits: Mapping[str, int]) -> None:
+    missing = {name: i for i, name in reversed(program.uses.items()) if name not in limits}
+    raise_problems(
+        program.name,
+        [
+            OptionError(
+                f"{where}: task {program.names[i]!r} has uses={name!r}, and there is no such limit"
+                f"{_close_matches(name, limits)}. Write limits={{{name!r}: 4}}."
+            )
+            for name, i in reversed(missing.items())
+        ],
+    )
+
+
+def _no_task(name: object, known: Iterable[str]) -> str:
+    known = list(known)
+    shown = f"there are {listing(known)}" if known else "there are no tasks"
+    return f"no task is named {name!r}{_close_matches(name, known)}; {shown}."
+
+
+def _close_matches(name: object, known: Iterable[str]) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415 - only to help after a mistake
+
+    close = get_close_matches(str(name), list(known)[:10_000], 3)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+
+
+def _parameters(tasks: Iterable[Task[..., Any]]) -> set[str]:
+    signatures = {task.func: read_signature(task.func) for task in tasks}
+    return {p for found in signatures.values() if found for p in found.positional + found.keyword_only}
+
+
+def _outside_level() -> int:
+    """Return the stacklevel that makes a warning point at the code that uses flowkit."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("flowkit."):
+        level, frame = level + 1, frame.f_back
+    return level

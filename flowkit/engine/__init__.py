@@ -1,0 +1,1 @@
+"""What runs a graph. Private: the doors (``dag``) are the way in."""

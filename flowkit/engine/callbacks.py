@@ -1,0 +1,45 @@
+"""Tell a task's own callbacks: an observer like any other.
+
+Knows events and which task has which callback. Does not know runs.
+"""
+
+from __future__ import annotations
+
+from ..events import AttemptFailed, TaskFailed, TaskSucceeded
+from ..hooks import log_broken_hook
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from ..events import Event
+    from ..task import Task
+
+
+class Callbacks:
+    """Calls ``on_success``, ``on_failure`` and ``on_retry`` of the tasks that have them."""
+
+    __slots__ = ("_options",)
+
+    def __init__(self, tasks: Iterable[Task[..., Any]]) -> None:
+        self._options = {task.name: task.options for task in tasks if task.options.has_callbacks}
+
+    def __call__(self, event: Event) -> None:
+        """Tell the callback that *event* is for, if there is one; one that raises is logged."""
+        name = getattr(event, "task_name", None)
+        options = self._options.get(name) if name is not None else None
+        if options is None:
+            return
+        callback = None
+        if isinstance(event, TaskSucceeded):
+            callback = options.on_success
+        elif isinstance(event, TaskFailed):
+            callback = options.on_failure
+        elif isinstance(event, AttemptFailed) and event.retry_in is not None:
+            callback = options.on_retry
+        if callback is not None:
+            try:
+                callback(event)
+            except Exception:  # noqa: BLE001 - whatever a watcher raises must not reach the run
+                log_broken_hook(f"callback {callback!r} of task {name!r}", "The run goes on unchanged.")

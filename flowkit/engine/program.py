@@ -1,0 +1,221 @@
+"""A graph made ready to run: names, functions, bindings and rules as columns over its ids.
+
+Knows tasks and how each is called. Does not know runs: many runs share one program.
+"""
+
+from __future__ import annotations
+
+from types import FunctionType
+
+from ..exceptions import (
+    BindingError,
+    DAGCycleError,
+    DefinitionError,
+    DuplicateTaskError,
+    OptionError,
+    plural,
+)
+from ..states import NEED_FAILURE, TRIGGERS
+from .binding import Upstream, bind
+from .graph import CycleError, freeze
+from .signature import is_coroutine_function, read_signature
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+    from typing import Any
+
+    from ..task import Task
+    from .binding import Binding
+    from .graph import Graph
+
+SPECIAL = 255
+"""The arity of a task whose call takes more than passing results by position."""
+MANY = 4
+"""The arity of a task that gets four results or more."""
+
+
+class Program:
+    """What a run runs.
+
+    Attributes:
+        name: Name of the DAG.
+        graph: The frozen graph.
+        tasks: The task of each id.
+        names: Its name.
+        index: The id of each name.
+        funcs: Its function.
+        arity: How many results its function gets by position, MANY, or SPECIAL.
+        sources: The ids whose results it gets: None for arity 0, an id for 1, else a tuple.
+        bindings: How to call the SPECIAL ones that get more than results.
+        rules: The trigger rule of each id, None if all are ``none_failed``.
+        uses: The limit that an id counts for, for those that do.
+        timed: The timeout of an id in seconds, for those that have one.
+        has_callbacks: Whether any task has a callback.
+        inputs: Names of the inputs that are used.
+    """
+
+    __slots__ = (
+        "arity", "bindings", "funcs", "graph", "has_callbacks", "index", "inputs", "name", "names", "rules",
+        "sources", "tasks", "timed", "uses",
+    )  # fmt: skip
+
+    def __init__(self, name: str, tasks: Sequence[Task[..., Any]], graph: Graph, order: Sequence[int]) -> None:
+        self.name = name
+        self.graph = graph
+        self.tasks = [tasks[position] for position in order]
+        self.names = [task.name for task in self.tasks]
+        self.index = {task_name: i for i, task_name in enumerate(self.names)}
+        self.funcs = [task.func for task in self.tasks]
+        self.arity = bytearray(len(order))
+        self.sources: list[Any] = [None] * len(order)
+        self.bindings: dict[int, Binding] = {}
+        self.inputs: set[str] = set()
+        self.uses = {i: task.options.uses for i, task in enumerate(self.tasks) if task.options.uses is not None}
+        self.timed = {i: task.options.timeout for i, task in enumerate(self.tasks) if task.options.timeout is not None}
+        self.has_callbacks = any(task.options.has_callbacks for task in self.tasks)
+        rules = bytes([TRIGGERS[task.options.trigger] for task in self.tasks])
+        self.rules = rules if any(rules) else None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def compile_program(
+    name: str,
+    tasks: Sequence[Task[..., Any]],
+    upstream: Sequence[Sequence[int]],
+    inputs: Collection[str],
+    *,
+    names_only: bool = False,
+) -> Program:
+    """Freeze *tasks* and work out how each is called.
+
+    Args:
+        name: Name of the DAG.
+        tasks: The tasks in definition order.
+        upstream: For each task the positions of those it depends on, each once.
+        inputs: Names of the run's inputs.
+        names_only: Whether results reach parameters by name alone.
+
+    Raises:
+        DefinitionError: Something is wrong; with several problems it lists all of them.
+    """
+    problems: list[DefinitionError] = _duplicates(tasks)
+    try:
+        graph, order = freeze_tasks(tasks, upstream)
+    except DAGCycleError as cycle:
+        raise_problems(name, [*problems, cycle])
+        raise
+    program = Program(name, tasks, graph, order)
+    raise_problems(name, problems + _compile_calls(program, inputs, names_only=names_only))
+    return program
+
+
+def freeze_tasks(tasks: Sequence[Task[..., Any]], upstream: Sequence[Sequence[int]]) -> tuple[Graph, list[int]]:
+    """Return the graph of *tasks*, and the position in *tasks* that each of its ids stands for.
+
+    Raises:
+        DAGCycleError: There is a cycle.
+    """
+    try:
+        return freeze(upstream)
+    except CycleError as cycle:
+        raise DAGCycleError([tasks[position].name for position in cycle.args[0]]) from None
+
+
+def raise_problems(name: str, problems: Sequence[DefinitionError]) -> None:
+    """Raise the one problem, or one error that lists all; nothing without problems."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise DefinitionError(f"DAG {name!r} has {plural(len(problems), 'problem')}; nothing has run:", problems)
+
+
+def _duplicates(tasks: Sequence[Task[..., Any]]) -> list[DefinitionError]:
+    first: dict[str, Task[..., Any]] = {}
+    problems: list[DefinitionError] = []
+    for task in tasks:
+        known = first.setdefault(task.name, task)
+        if known is not task:
+            problems.append(DuplicateTaskError(task.name, str(known.site), str(task.site)))
+    return problems
+
+
+def _compile_calls(program: Program, inputs: Collection[str], *, names_only: bool) -> list[DefinitionError]:
+    problems: list[DefinitionError] = []
+    names, arity, sources = program.names, program.arity, program.sources
+    shapes: dict[Callable[..., Any], _Shape] = {}
+    taken_names = program.index.keys() | set(inputs)
+    for i, task in enumerate(program.tasks):
+        func, options = task.func, task.options
+        try:
+            shape = shapes.get(func)
+        except TypeError:  # an unhashable callable
+            shape = _Shape(func, taken_names)
+        if shape is None:
+            shape = shapes[func] = _Shape(func, taken_names)
+            if shape.is_coroutine:
+                problems.append(_no_coroutines(task))
+        ids = program.graph.upstream[i]
+        if not ids and program.rules and program.rules[i] in NEED_FAILURE:
+            problems.append(_never_met(task))
+        if task.order_only:
+            silent = {program.index.get(before.name) for before in task.order_only}
+            ids = tuple([u for u in ids if u not in silent])
+        if options.when is None and not names_only and shape.fits(len(ids)):
+            plain: tuple[int, ...] | None = () if shape.takes_nothing else ids
+        else:
+            try:
+                binding = bind(task.name, func, options.when, Upstream(ids, names, inputs), names_only=names_only)
+            except BindingError as problem:
+                problems.append(problem)
+                continue
+            program.inputs |= binding.inputs
+            plain = binding.plain_ids()
+            if plain is None:
+                arity[i] = SPECIAL
+                program.bindings[i] = binding
+        if plain is not None:
+            arity[i] = min(len(plain), MANY)
+            sources[i] = (plain[0] if len(plain) == 1 else plain) if plain else None
+        if options.timeout is not None:
+            arity[i] = SPECIAL
+    return problems
+
+
+class _Shape:
+    """Whether calls of a function can be compiled without looking at names: the case of most tasks."""
+
+    __slots__ = ("is_coroutine", "least", "most", "takes_nothing")
+
+    def __init__(self, func: Callable[..., Any], taken_names: Collection[str]) -> None:
+        self.is_coroutine = is_coroutine_function(func)
+        self.least, self.most = 1, 0  # fits nothing
+        self.takes_nothing = False
+        signature = read_signature(func) if isinstance(func, FunctionType) else None
+        if signature is None or signature.keyword_only or signature.has_varkw or signature.context:
+            return
+        named = signature.positional
+        if any(p in taken_names or signature.defaults.get(p) is not None for p in named):
+            return
+        self.takes_nothing = signature.takes_nothing
+        self.least = 0 if self.takes_nothing else len(named) - len(signature.defaults)
+        self.most = 1 << 62 if signature.has_varargs or self.takes_nothing else len(named)
+
+    def fits(self, count: int) -> bool:
+        return self.least <= count <= self.most
+
+
+def _never_met(task: Task[..., Any]) -> OptionError:
+    return OptionError(
+        f"task {task.name!r} ({task.site}) has trigger={task.trigger!r} and nothing upstream, so it could never "
+        f"start. Wire it behind the tasks whose failure it waits for."
+    )
+
+
+def _no_coroutines(task: Task[..., Any]) -> OptionError:
+    return OptionError(
+        f"task {task.name!r} ({task.site}) is an async def function, which this version does not run. "
+        f"Write a plain function that calls asyncio.run(...)."
+    )

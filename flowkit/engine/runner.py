@@ -1,0 +1,621 @@
+"""One run: the scheduler, the workers, the timers and the events, put together.
+
+Knows everything that happens between "run" and "result". Does not know how the graph was described.
+
+::
+
+    thread that called run()            workers                          scheduler (under the run's lock)
+    ─────────────────────────           ─────────────────────            ────────────────────────────────
+    begin: ids without upstream ──add─► attempt: call the function
+    supervise: sleep until a wake-up    succeeded / failed ────────────► finish(i, state)
+      or a deadline; retries, timeouts,   ◄── ids that became ready ────
+      cancel, Ctrl-C                    go on with the first,
+    end: cleanup, result, error         share the rest
+
+What guards what: the record, the scheduler, the timers and the limits change under ``_lock`` only. Code of
+the user (tasks, conditions, predicates, observers, cleanup handlers) never runs under it. A worker whose attempt was
+given up (timed out, cancelled) has ``is_abandoned`` set under the lock; what it says afterwards changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from queue import SimpleQueue
+
+from ..context import TaskContext
+from ..events import (
+    AttemptFailed,
+    AttemptStarted,
+    EventStream,
+    RunFinished,
+    RunStarted,
+    TaskCancelled,
+    TaskFailed,
+    TaskSkipped,
+    TaskSucceeded,
+    TaskUpstreamFailed,
+)
+from ..exceptions import FlowkitError, RunCancelledError, TaskTimeoutError, describe
+from ..hooks import log_broken_hook
+from ..results import RunRecord, RunResult, TaskRuns
+from ..states import (
+    ACCEPT_FAILURE,
+    CANCELLED,
+    FAILED,
+    NONE_FAILED,
+    PENDING,
+    SKIPPED,
+    SUCCEEDED,
+    UPSTREAM_FAILED,
+)
+from .attempt import call_bound, judge_error, make_call
+from .clock import RealClock, Timers
+from .interrupt import Interrupts
+from .limits import Limits
+from .program import SPECIAL
+from .scheduler import START, Scheduler
+from .workers import context_for
+from .workers.inline import InlinePool
+from .workers.threads import ThreadPool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Collection
+    from contextvars import Context
+    from typing import Any
+
+    from ..events import Event
+    from .attempt import Outcome
+    from .clock import Clock
+    from .program import Program
+    from .settings import Settings
+    from .workers import Worker
+
+GRACE = 0.25
+"""Seconds that running threads get to end after a cancel, before they are left behind."""
+MOST_ABANDONED = 8
+"""A run that has left this many threads behind fails rather than pile up more."""
+
+_live: weakref.WeakSet[Run] = weakref.WeakSet()
+
+
+class _NotStartedError(Exception):
+    """The run was stopped between making an id ready and starting it."""
+
+
+class Run:
+    """One run of *program*. Make it, call :meth:`execute` once, read :meth:`result`.
+
+    Attributes:
+        run_id: Twelve hexadecimal digits.
+        record: The columns that the run fills.
+    """
+
+    def __init__(self, program: Program, settings: Settings, context: Context) -> None:
+        self.program = program
+        self.run_id = os.urandom(6).hex() if settings.rng is None else f"{settings.rng.getrandbits(48):012x}"
+        self._settings = settings
+        self._context = context
+        self._clock: Clock = RealClock() if settings.clock is None else settings.clock
+        self.now = self._clock.now
+        self._rng = settings.rng
+        self._lock = threading.Lock()
+        self._scheduler = Scheduler(program.graph, program.rules)
+        self.record = RunRecord(
+            program.name, self.run_id, program.names, program.index, program.graph.upstream, self._scheduler.state,
+            is_fail_fast=settings.fail_fast,
+        )  # fmt: skip
+        self._timers = Timers()
+        self._wake_ups: SimpleQueue[None] = SimpleQueue()
+        self._stream = EventStream(settings.observers) if settings.observers else None
+        self._limits = Limits(program.uses, settings.limits) if program.uses else None
+        self._backing_off: set[int] = set()
+        self._cleanup: list[Callable[[], object]] = []
+        self._is_failing = False
+        """Whether the first failure of a fail-fast run has happened."""
+        self._is_cancelled = False
+        self._is_forked = False
+        self._interrupts = 0
+        self._is_over = False
+        self._arity = bytes([SPECIAL]) * len(program) if self._stream else bytes(program.arity)
+        is_plain = self._stream is None and self._limits is None
+        self.succeeded = self._succeeded_plainly if is_plain else self._succeeded
+        self._inline: InlinePool | None = None
+        self._pool: InlinePool | ThreadPool
+        if settings.executor == "sequential":
+            self._limits = None  # one at a time is within any limit
+            self._pool = self._inline = InlinePool(self, program.timed, settings.pick)
+        else:
+            on_idle = None if isinstance(self._clock, RealClock) else self._wake
+            self._pool = ThreadPool(self, settings.max_workers, on_idle)
+
+    # ------------------------------------------------------------ the whole run, in the controlling thread
+
+    def execute(self) -> None:
+        """Run everything; return when every task is final and nothing of the run goes on.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed twice.
+            FlowkitError: No thread could be started, or the process was forked.
+        """
+        _watch_forks(self)
+        with Interrupts(self._interrupted):
+            try:
+                self._begin()
+                self._go_on()
+            except BaseException as error:
+                self.cancel(f"interrupted by {describe(error)}")
+                self._abandon()
+                raise
+            finally:
+                self._pool.close()
+                self._is_over = True
+            self._end()
+
+    def _begin(self) -> None:
+        record = self.record
+        record.epoch = self._clock.epoch()
+        record.started_at = self.now()
+        if self._stream:
+            self._publish(RunStarted, self.program.name, len(self.program))
+            self._deliver()
+        with self._lock:
+            if self._settings.timeout is not None:
+                self._timers.add(record.started_at + self._settings.timeout, self._run_timed_out)
+            ready = self._scheduler.start()
+            if self._is_cancelled:  # before it began
+                self._stop(ready, takes_none=True)
+                self._publish_decided()
+                ready = []
+            ready = self._admit(ready)
+        self._pool.add(ready)
+
+    def _go_on(self) -> None:
+        try:
+            self._supervise()
+        except KeyboardInterrupt:
+            if self._interrupts:
+                raise
+            self._interrupts = 1  # it came from a handler of the application's own
+            self._supervise()
+
+    def _supervise(self) -> None:
+        """Wait until every task is final; meanwhile do what is due."""
+        if self._inline is not None:
+            if self._scheduler.remaining:
+                self._inline.work()
+            self._heed_interrupt()
+            return
+        while True:
+            with self._lock:
+                if not self._scheduler.remaining:
+                    return
+                deadline = self._timers.next_deadline()
+            self._clock.wait(self._wake_ups, deadline, self._is_quiet)
+            self.check_process()
+            self._heed_interrupt()
+            self.run_timers()
+
+    def _is_quiet(self, asleep: Collection[object]) -> bool:
+        """Return whether nothing goes on but workers that are in *asleep*. In this order: see ThreadPool._next."""
+        return not self._pool.has_ready() and all(worker in asleep for worker in self._pool.working())
+
+    def _end(self) -> None:
+        record = self.record
+        if record.failures or record.is_cancelled:
+            self._clean_up()
+        record.finished_at = self.now()
+        if self._stream:
+            state = RunResult(record).state
+            self._publish(RunFinished, self.program.name, state, len(self.program), RunResult(record).duration)
+            self._deliver()
+
+    def result(self, *, raise_on_failure: bool) -> RunResult:
+        """Return what the run gave.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C ended the run; the summary is its note.
+            RunCancelledError: Somebody cancelled it.
+            TaskExecutionError, DAGExecutionError: Tasks failed, and *raise_on_failure* is true.
+        """
+        result = RunResult(self.record)
+        if self._interrupts:
+            interrupt = KeyboardInterrupt()
+            interrupt.add_note(result.summary())
+            raise interrupt
+        if raise_on_failure or self.record.is_cancelled:
+            result.raise_for_failure()
+        return result
+
+    def check_process(self) -> None:
+        """Raise FlowkitError if this process was forked off the one in which the run goes on."""
+        if self._is_forked:
+            raise FlowkitError("this process was forked from one in which the run goes on; only that one has it.")
+
+    def snapshot(self) -> RunResult:
+        """Return how the run stands now."""
+        with self._lock:
+            return RunResult(self.record.snapshot(self.now()))
+
+    # ------------------------------------------------------------ attempts, in the workers
+
+    def call_of(self, worker: Worker) -> Callable[[int], Any]:
+        """Return the function that makes an attempt on *worker*."""
+        program, record, inputs = self.program, self.record, self._settings.inputs
+        context = context_for(worker, self._context)
+
+        def special(i: int) -> Any:
+            attempt = self._start_attempt(worker, i)
+            return call_bound(
+                program, i, attempt, context.copy(), record.values, record.state, inputs,
+                lambda: self.task_context(worker, i),
+            )  # fmt: skip
+
+        return make_call(program, self._arity, record.values, context, special)
+
+    def task_context(self, worker: Worker, i: int) -> TaskContext:
+        """Make the context of the attempt of *i* on *worker*."""
+        record = self.record
+        return TaskContext(
+            record.names[i],
+            self.run_id,
+            record.attempts_of(i),
+            TaskRuns(record, record.upstream[i]),
+            lambda: self._is_unwanted(worker, i),
+            self._cleanup.append,
+        )
+
+    def _start_attempt(self, worker: Worker, i: int) -> int:
+        """Note that an attempt of a SPECIAL id starts; return its number."""
+        timeout = self.program.timed.get(i)
+        with self._lock:
+            if (self._is_failing or self._is_cancelled) and self._scheduler.decide(i) != START:
+                raise _NotStartedError
+            attempt = self.record.attempts_of(i)
+            if timeout is not None and not worker.is_inline:
+                deadline = self.record.started[i] + timeout
+                if self._timers.add(deadline, self._timed_out, worker, i, attempt):
+                    self._wake()
+            if self._stream:
+                self._publish(AttemptStarted, self.record.names[i], attempt)
+        self._deliver()
+        return attempt
+
+    def _is_unwanted(self, worker: Worker, i: int) -> bool:
+        if worker.is_abandoned or self._is_cancelled:
+            return True
+        return self._is_failing and self._rule(i) not in ACCEPT_FAILURE
+
+    def _rule(self, i: int) -> int:
+        return self.program.rules[i] if self.program.rules else NONE_FAILED
+
+    # ------------------------------------------------------------ ends of attempts, in the workers
+
+    def _succeeded_plainly(self, worker: Worker, i: int, value: Any) -> list[int] | None:
+        """Take the value of *i*, in a run that nobody watches and nothing limits."""
+        with self._lock:
+            if worker.is_abandoned:
+                return None
+            record = self.record
+            record.ended[i] = self.now()
+            record.values[i] = value
+            ready = self._scheduler.finish(i, SUCCEEDED)
+            if not self._scheduler.remaining:
+                self._wake_ups.put(None)
+        return ready
+
+    def _succeeded(self, worker: Worker, i: int, value: Any) -> list[int] | None:
+        with self._lock:
+            if worker.is_abandoned:
+                return None
+            self.record.ended[i] = self.now()
+            self.record.values[i] = value
+            ready = self._conclude(i, SUCCEEDED)
+        self._deliver()
+        return ready
+
+    def failed(self, worker: Worker, i: int, error: BaseException) -> list[int] | None:
+        """Take *error*, which came out of an attempt of *i*."""
+        if isinstance(error, _NotStartedError):
+            with self._lock:
+                if worker.is_abandoned:
+                    return None
+                self.record.started[i] = 0.0
+                ready = self._conclude(i, self._scheduler.decide(i))
+            self._deliver()
+            return ready
+        if worker.is_inline and self._interrupts and isinstance(error, KeyboardInterrupt):
+            error = RunCancelledError(self.program.name, "interrupted")
+            self._heed_interrupt()
+        outcome = judge_error(error, self.program, i, is_unwanted=self._is_unwanted(worker, i))
+        with self._lock:
+            if worker.is_abandoned:
+                return None
+            ready = self._take_outcome(i, outcome)
+        self._deliver()
+        return ready
+
+    def _take_outcome(self, i: int, outcome: Outcome) -> list[int]:
+        """Note that the attempt of *i* ended without a value; return what became ready. Under the lock."""
+        record = self.record
+        record.ended[i] = self.now()
+        if outcome.error is not None:
+            record.errors[i] = outcome.error
+        if outcome.reason is not None:
+            record.reasons[i] = outcome.reason
+        if outcome.state != FAILED:
+            return self._conclude(i, outcome.state)
+        assert outcome.error is not None  # noqa: S101 - for the type checker: FAILED has an error
+        policy = self.program.tasks[i].options.retry
+        attempt = record.attempts_of(i)
+        stops_here = record.abandoned_threads >= MOST_ABANDONED or self._may_not_start(i)
+        if outcome.may_retry and attempt <= policy.retries and not stops_here:
+            return self._back_off(i, attempt, policy.wait_after(attempt, outcome.error, self._random()))
+        if self._stream:
+            self._publish(AttemptFailed, record.names[i], attempt, policy.retries + 1, outcome.error, None)
+        return self._conclude(i, FAILED)
+
+    def _may_not_start(self, i: int) -> bool:
+        stopped = self._is_failing or self._is_cancelled
+        return stopped and self._scheduler.decide(i) != START
+
+    def _back_off(self, i: int, attempt: int, wait: float) -> list[int]:
+        """Have the next attempt of *i* start in *wait* seconds; meanwhile it holds no worker and no limit."""
+        record = self.record
+        record.first_started.setdefault(i, record.started[i])
+        record.attempts[i] = attempt + 1
+        self._backing_off.add(i)
+        if self._stream:
+            retries = self.program.tasks[i].options.retry.retries
+            self._publish(AttemptFailed, record.names[i], attempt, retries + 1, record.errors[i], wait)
+        if self._timers.add(self.now() + wait, self._retry, i):
+            self._wake()
+        return self._limits.release(i) if self._limits else []
+
+    def _conclude(self, i: int, state: int) -> list[int]:
+        """Make *state* the final one of *i*; return what became ready. Under the lock."""
+        scheduler, record = self._scheduler, self.record
+        if state == FAILED:
+            record.failures.append(i)
+        elif state == SUCCEEDED:
+            record.errors.pop(i, None)  # of an attempt before
+        ready = scheduler.finish(i, state)
+        if self._stream:
+            self._publish_final(i)
+        if state == FAILED and self._settings.fail_fast and not (self._is_failing or self._is_cancelled):
+            self._is_failing = True
+            record.stop_reason = f"task {record.names[i]!r} failed"
+            ready = self._stop(ready, takes_none=False)
+        self._publish_decided()
+        freed = self._limits.release(i) if self._limits else []
+        if not scheduler.remaining:
+            self._wake_ups.put(None)
+        return freed + self._admit(ready)
+
+    def _stop(self, ready: list[int], *, takes_none: bool) -> list[int]:
+        """Take back everything that has not started; return what may start all the same. Under the lock."""
+        queued = self._limits.withdraw() if self._limits else []
+        unstarted = self._pool.withdraw()
+        if self._limits:
+            for i in unstarted:
+                self._limits.release(i)
+        waiting = dict.fromkeys([*ready, *queued, *unstarted, *self._backing_off])
+        allowed = self._scheduler.stop(waiting, takes_none=takes_none)
+        started_before = self._backing_off.intersection(allowed)
+        self._backing_off = started_before
+        return [i for i in allowed if i not in started_before]
+
+    def _admit(self, ready: list[int]) -> list[int]:
+        return self._limits.admit(ready) if self._limits else ready
+
+    # ------------------------------------------------------------ what is due, in the controlling thread
+
+    def has_timers(self) -> bool:
+        """Return whether something is to happen later."""
+        return self._timers.next_deadline() is not None
+
+    def is_backing_off(self, i: int) -> bool:
+        """Return whether *i* waits for its next attempt."""
+        return i in self._backing_off
+
+    def wait_for_timer(self) -> None:
+        """Sleep until the next thing is due, and do it; a wake-up ends the sleep. For the inline pool."""
+        self._clock.wait(self._wake_ups, self._timers.next_deadline(), self._is_quiet)
+        self._heed_interrupt()
+        self.run_timers()
+
+    def run_timers(self) -> None:
+        """Do what is due."""
+        while True:
+            with self._lock:
+                action = self._timers.pop_due(self.now())
+            if action is None:
+                return
+            action()
+
+    def _retry(self, i: int) -> None:
+        with self._lock:
+            if i not in self._backing_off:
+                return
+            self._backing_off.discard(i)
+            ready = self._admit([i])
+        self._pool.add(ready)
+
+    def _timed_out(self, worker: Worker, i: int, attempt: int) -> None:
+        """Give up *attempt* of *i*, if it still goes on: leave its thread behind and let another take its place."""
+        record = self.record
+        with self._lock:
+            if (
+                worker.is_abandoned
+                or record.state[i] != PENDING
+                or record.attempts_of(i) != attempt
+                or i in self._backing_off
+            ):
+                return
+            worker.is_abandoned = True
+            record.abandoned_threads += 1
+        error = TaskTimeoutError(record.names[i], attempt, self.program.timed[i])
+        outcome = judge_error(error, self.program, i, is_unwanted=False)
+        self._pool.replace(worker)
+        with self._lock:
+            if record.state[i] != PENDING:
+                return
+            ready = self._take_outcome(i, outcome)
+            is_too_many = record.abandoned_threads >= MOST_ABANDONED
+        self._deliver()
+        if is_too_many:
+            self._stop_run(
+                f"{record.abandoned_threads} threads were abandoned in attempts that timed out", is_cancelled=False
+            )
+        self._pool.add(ready)
+
+    def _run_timed_out(self) -> None:
+        self.record.is_timed_out = True
+        self.cancel(f"it took longer than its timeout of {self._settings.timeout:g} s")
+
+    # ------------------------------------------------------------ cancelling
+
+    def cancel(self, reason: str) -> None:
+        """Stop: nothing new starts, and running threads are left behind after the grace. From any thread."""
+        if not self._is_over:
+            self._stop_run(reason, is_cancelled=True)
+
+    def _stop_run(self, reason: str, *, is_cancelled: bool) -> None:
+        with self._lock:
+            if self._is_cancelled or not self._scheduler.remaining:
+                return
+            self._is_cancelled = True
+            self.record.stop_reason = reason
+            self.record.is_cancelled = is_cancelled
+            self._stop([], takes_none=True)
+            self._publish_decided()
+            self._timers.add(self.now() + GRACE, self._abandon)
+            self._wake()
+        self._deliver()
+
+    def _abandon(self) -> None:
+        """Leave every worker behind that is still in an attempt, and make final what is not."""
+        with self._lock:
+            state = self.record.state
+            for worker in self._pool.working():
+                if worker.current >= 0 and state[worker.current] == PENDING and not worker.is_inline:
+                    worker.is_abandoned = True
+                    self.record.abandoned_threads += 1
+                    self.record.ended[worker.current] = self.now()
+            self._scheduler.cancel_rest()
+            self._publish_decided()
+            self._wake()
+        self._deliver()
+
+    def _interrupted(self) -> None:
+        """Heed a Ctrl-C; runs as a signal handler, so it only leaves a note, unless the user's own code runs."""
+        self._interrupts += 1
+        self._wake_ups.put(None)
+        is_in_task = self._inline is not None and self._inline.worker.current >= 0
+        if is_in_task or self._interrupts > 1:
+            raise KeyboardInterrupt
+
+    def _heed_interrupt(self) -> None:
+        if self._interrupts:
+            self.cancel("interrupted by Ctrl-C")
+
+    def _wake(self) -> None:
+        self._wake_ups.put(None)
+
+    def _clean_up(self) -> None:
+        """Run the cleanup handlers, last added first."""
+        while self._cleanup:
+            handler = self._cleanup.pop()
+            try:
+                answer = handler()
+                if hasattr(answer, "__await__"):
+                    _run_awaitable(answer)
+            except Exception:  # noqa: BLE001 - one broken handler must not keep the others from running
+                log_broken_hook(f"cleanup handler {handler!r}", "The other handlers run all the same.")
+
+    # ------------------------------------------------------------ telling
+
+    def _publish(self, kind: type[Event], *values: Any) -> None:
+        assert self._stream is not None  # noqa: S101 - for the type checker: callers look first
+        self._stream.publish(kind(self.run_id, self.record.epoch + self.now(), *values))
+
+    def _publish_decided(self) -> None:
+        if self._scheduler.decided:
+            if self._stream:
+                for i in self._scheduler.decided:
+                    self._publish_final(i)
+            self._scheduler.decided.clear()
+
+    def _publish_final(self, i: int) -> None:
+        record = self.record
+        state, name, reason = record.state[i], record.names[i], record.reason_of(i)
+        if state == SUCCEEDED:
+            value = record.values[i]
+            self._publish(TaskSucceeded, name, reason, value, record.attempts_of(i), record.duration_of(i))
+        elif state == FAILED:
+            self._publish(TaskFailed, name, reason, record.errors[i], record.attempts_of(i), record.duration_of(i))
+        else:
+            self._publish(_FINAL_EVENTS[state], name, reason)
+
+    def _deliver(self) -> None:
+        if self._stream:
+            self._stream.deliver()
+
+    def _random(self) -> random.Random:
+        if self._rng is None:
+            import random  # noqa: PLC0415 - costs 2 ms, and most runs have no retry
+
+            self._rng = random.Random()  # noqa: S311 - jitter is no secret
+        return self._rng
+
+
+_FINAL_EVENTS: dict[int, type[Event]] = {
+    SKIPPED: TaskSkipped,
+    UPSTREAM_FAILED: TaskUpstreamFailed,
+    CANCELLED: TaskCancelled,
+}
+
+
+def _run_awaitable(awaitable: Any) -> None:
+    """Run *awaitable* to its end on an event loop of its own."""
+    import asyncio  # noqa: PLC0415 - costs 29 ms
+
+    async def wait() -> None:
+        await awaitable
+
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(wait())
+        except Exception as error:  # noqa: BLE001 - raised again by the caller
+            failures.append(error)
+
+    # On a thread of its own, because the caller may be inside of a running loop.
+    thread = threading.Thread(target=run, name="flowkit-cleanup", daemon=True)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _watch_forks(run: Run) -> None:
+    """Have a fork of this process close *run* in the child, where its threads do not exist."""
+    if not _fork_hook and hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_close_in_child)
+        _fork_hook.append(True)
+    _live.add(run)
+
+
+_fork_hook: list[bool] = []
+
+
+def _close_in_child() -> None:
+    for run in list(_live):
+        run._is_forked = True
+        run._lock = threading.Lock()  # another thread may have held the old one
+        for worker in run._pool.working():
+            worker.is_abandoned = True

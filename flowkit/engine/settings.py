@@ -1,0 +1,148 @@
+"""How a run is to go.
+
+Knows the arguments of ``run()`` and their ranges. Does not know the graph.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..events import default_observers
+from ..exceptions import OptionError
+from ..retry import check_count, check_seconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any, TypedDict
+
+    from ..events import Observer
+    from .clock import Clock
+
+    class RunKeywords(TypedDict, total=False):
+        """The arguments of ``run()`` by keyword, for ``Unpack``."""
+
+        executor: str
+        max_workers: int | None
+        targets: Iterable[Any] | None
+        limits: Mapping[str, int] | None
+        fail_fast: bool
+        raise_on_failure: bool
+        timeout: float | None
+        state: None
+        resume: bool
+        progress: None
+        observers: Iterable[Observer]
+        _clock: Clock
+        _rng: random.Random
+        _pick: Callable[[Sequence[int]], int]
+
+
+EXECUTORS = ("thread", "sequential")
+_KNOWN = frozenset({
+    "executor", "max_workers", "targets", "limits", "fail_fast", "raise_on_failure", "timeout", "state", "resume",
+    "progress", "observers", "_clock", "_rng", "_pick",
+})  # fmt: skip
+_NOT_YET = {"state": None, "resume": False, "progress": None}
+_MOST_WORKERS = 10_000
+
+
+class Settings:
+    """How a run is to go; every value is checked by the door that makes it.
+
+    Attributes:
+        inputs: Values by name, for parameters that no task fills.
+        executor: "thread" or "sequential".
+        max_workers: The most threads at once.
+        limits: How many tasks may use each named limit at once.
+        fail_fast: Whether the first failure stops the run.
+        timeout: Seconds until the run is cancelled, None for never.
+        observers: Who is told of events.
+        clock: The clock, None for the machine's.
+        rng: Source of jitter, None for a new one.
+        pick: With "sequential", chooses the next of the ready ids; None for generation order.
+    """
+
+    __slots__ = (
+        "clock", "executor", "fail_fast", "inputs", "limits", "max_workers", "observers", "pick", "rng", "timeout",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        inputs: Mapping[str, Any],
+        executor: str,
+        max_workers: int,
+        limits: Mapping[str, int],
+        fail_fast: bool,
+        timeout: float | None,
+        observers: Sequence[Observer],
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        pick: Callable[[Sequence[int]], int] | None = None,
+    ) -> None:
+        self.inputs = inputs
+        self.executor = executor
+        self.max_workers = max_workers
+        self.limits = limits
+        self.fail_fast = fail_fast
+        self.timeout = timeout
+        self.observers = observers
+        self.clock = clock
+        self.rng = rng
+        self.pick = pick
+
+
+def check_keywords(where: str, keywords: Mapping[str, Any]) -> None:
+    """Raise unless every one of *keywords* is an argument that ``run()`` has, with a value in its range.
+
+    Raises:
+        TypeError: There is no such argument.
+        OptionError: A value is outside of its range, or its machinery is not part of this version.
+    """
+    for name, value in keywords.items():
+        if name not in _KNOWN:
+            known = ", ".join(sorted(known for known in _KNOWN if not known.startswith("_")))
+            raise TypeError(f"{where}: there is no argument {name!r}; there are inputs, {known}.")
+        if name in _NOT_YET and value is not _NOT_YET[name]:
+            raise OptionError(f"{where}: {name}={value!r} is not part of this version; leave it out.")
+    if keywords.get("executor", "thread") not in EXECUTORS:
+        known = ", ".join(map(repr, EXECUTORS))
+        raise OptionError(f"{where}: executor={keywords['executor']!r} must be one of {known}.")
+    if keywords.get("max_workers") is not None:
+        check_count(where, "max_workers", keywords["max_workers"], 1, _MOST_WORKERS)
+    if keywords.get("timeout") is not None:
+        check_seconds(where, "timeout", keywords["timeout"], above_zero=True)
+    for name in ("fail_fast", "raise_on_failure"):
+        if not isinstance(keywords.get(name, True), bool):
+            raise OptionError(f"{where}: {name}={keywords[name]!r} must be True or False.")
+    for name, most in (keywords.get("limits") or {}).items():
+        check_count(where, f"limits[{name!r}]", most, 1, 1_000_000_000)
+    for observer in keywords.get("observers", ()):
+        if not callable(observer):
+            raise OptionError(f"{where}: observer {observer!r} must be callable with one event.")
+
+
+def merge(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *given* over *defaults*: limits are merged, observers of both count, all else is replaced."""
+    merged = {**defaults, **given}
+    merged["limits"] = {**(defaults.get("limits") or {}), **(given.get("limits") or {})}
+    merged["observers"] = [*defaults.get("observers", ()), *given.get("observers", ())]
+    return merged
+
+
+def make_settings(keywords: Mapping[str, Any], inputs: Mapping[str, Any]) -> Settings:
+    """Return the settings that *keywords*, checked and merged, ask for."""
+    return Settings(
+        inputs=inputs,
+        executor=keywords.get("executor", "thread"),
+        max_workers=keywords.get("max_workers") or min(32, (os.cpu_count() or 1) + 4),
+        limits=keywords["limits"],
+        fail_fast=keywords.get("fail_fast", True),
+        timeout=keywords.get("timeout"),
+        observers=[*default_observers, *keywords["observers"]],
+        clock=keywords.get("_clock"),
+        rng=keywords.get("_rng"),
+        pick=keywords.get("_pick"),
+    )

@@ -1,0 +1,92 @@
+"""Where attempts run. One module for each kind of worker, one contract for all.
+
+Does not know graphs: an attempt is the id of a task, and what to do with it is said by the run.
+
+A pool is given ids by :meth:`Pool.add`, makes their attempts, and tells the run how each ended:
+``run.succeeded(worker, id, value)`` or ``run.failed(worker, id, error)``. The answer lists the ids that became ready;
+the pool goes on inline with the first of them and shares the rest. The answer None means that nobody waits for this
+worker any more: it ends.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextvars import Context
+    from typing import Any, Protocol
+
+    from ...context import TaskContext
+    from ...results import RunRecord
+
+    class Attempts(Protocol):
+        """What a pool asks of its run."""
+
+        record: RunRecord
+
+        def now(self) -> float:
+            """Return the reading of the run's clock."""
+
+        def call_of(self, worker: Worker) -> Callable[[int], Any]:
+            """Return the function that makes an attempt on *worker*."""
+
+        def succeeded(self, worker: Worker, i: int, value: Any) -> list[int] | None:
+            """Take the value of *i*."""
+
+        def failed(self, worker: Worker, i: int, error: BaseException) -> list[int] | None:
+            """Take what came out of *i* instead of a value."""
+
+        def task_context(self, worker: Worker, i: int) -> TaskContext:
+            """Make the context of the attempt of *i*."""
+
+    class Pool(Protocol):
+        """What a run asks of its workers."""
+
+        def add(self, ids: Sequence[int]) -> None:
+            """Have the attempts of *ids* made soon. Not under the run's lock."""
+
+        def withdraw(self) -> list[int]:
+            """Take back what was added and has not started."""
+
+        def working(self) -> list[Worker]:
+            """Return the workers that are in an attempt."""
+
+        def replace(self, worker: Worker) -> None:
+            """Stop counting *worker*, whose attempt was abandoned, so that another takes its place."""
+
+        def close(self) -> None:
+            """End every worker that is not in an attempt, and wait for them."""
+
+
+class Worker:
+    """One place where attempts run, one at a time.
+
+    Attributes:
+        name: Its name, as ``TaskRun.worker`` shows it.
+        current: The id of the attempt it is in, -1 between attempts.
+        is_abandoned: Whether nobody waits for its attempt any more. Written under the run's lock; a worker whose
+            flag is set changes nothing in the run, which is what makes late results harmless.
+        is_inline: Whether it is the thread that called ``run()``, which cannot be abandoned.
+    """
+
+    __slots__ = ("_run", "current", "is_abandoned", "is_inline", "name")
+
+    def __init__(self, run: Attempts, name: str, *, is_inline: bool = False) -> None:
+        self._run = run
+        self.name = name
+        self.current = -1
+        self.is_abandoned = False
+        self.is_inline = is_inline
+
+    def task_context(self) -> TaskContext | None:
+        """Return the context of the attempt running now, None between attempts."""
+        return self._run.task_context(self, self.current) if self.current >= 0 else None
+
+
+def context_for(worker: Worker, context: Context) -> Context:
+    """Return a copy of *context* in which ``current_context()`` finds *worker*."""
+    from ...context import holder  # noqa: PLC0415
+
+    own = context.copy()
+    own.run(holder.set, worker)
+    return own

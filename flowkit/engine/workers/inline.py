@@ -1,0 +1,129 @@
+"""Run attempts one at a time, in the thread that called ``run()``.
+
+Knows the order of ids. Does not know why an id is ready: its state says so. Ids are in generation order, so when the
+loop gets to one, everything upstream of it is final and the scheduler has decided about it.
+"""
+
+from __future__ import annotations
+
+from ...exceptions import TaskTimeoutError
+from ...states import PENDING, SUCCEEDED
+from . import Worker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, Protocol
+
+    from . import Attempts
+
+    class InlineAttempts(Attempts, Protocol):
+        """What an inline pool asks of its run beside the end of an attempt."""
+
+        def has_timers(self) -> bool:
+            """Return whether something is to happen later: a retry, or the run's timeout."""
+
+        def run_timers(self) -> None:
+            """Do what is due."""
+
+        def wait_for_timer(self) -> None:
+            """Sleep until the next thing is due, and do it."""
+
+        def is_backing_off(self, i: int) -> bool:
+            """Return whether *i* waits for its next attempt."""
+
+
+class InlinePool:
+    """The calling thread as the only worker.
+
+    Args:
+        run: Who says what an id means.
+        timeouts: The timeout of an id in seconds; judged when the attempt returns.
+        pick: Chooses which of the ready ids is next, as a position in the list; None for generation order.
+    """
+
+    def __init__(
+        self,
+        run: InlineAttempts,
+        timeouts: Mapping[int, float],
+        pick: Callable[[Sequence[int]], int] | None = None,
+    ) -> None:
+        self._run = run
+        self._timeouts = timeouts
+        self._pick = pick
+        self._ready: list[int] = []
+        self.worker = Worker(run, "main", is_inline=True)
+
+    def add(self, ids: Sequence[int]) -> None:
+        """Note *ids* as ready."""
+        self._ready += ids
+
+    def withdraw(self) -> list[int]:
+        """Take back what is ready and has not started."""
+        state, upstream, current = self._run.record.state, self._run.record.upstream, self.worker.current
+        self._ready.clear()
+        return [
+            i
+            for i, own in enumerate(state)
+            if own == PENDING and i != current and all(state[u] >= SUCCEEDED for u in upstream[i])
+        ]
+
+    def working(self) -> list[Worker]:
+        """Return the worker if it is in an attempt."""
+        return [self.worker] if self.worker.current >= 0 else []
+
+    def has_ready(self) -> bool:
+        """Return False: nobody but the loop itself takes ids."""
+        return False
+
+    def replace(self, worker: Worker) -> None:
+        """Do nothing: the calling thread cannot be left behind."""
+
+    def close(self) -> None:
+        """Do nothing: the calling thread goes its own way."""
+
+    def work(self) -> None:
+        """Make all attempts; return when no task can start any more."""
+        call = self._run.call_of(self.worker)
+        if self._pick is None:
+            self._work_in_order(call)
+        else:
+            self._work_in_any_order(call, self._pick)
+
+    def _work_in_order(self, call: Callable[[int], Any]) -> None:
+        run, state = self._run, self._run.record.state
+        for i in range(len(state)):
+            while state[i] == PENDING:
+                self._attempt(call, i)
+                if run.has_timers():
+                    run.run_timers()
+                    while run.is_backing_off(i):
+                        run.wait_for_timer()
+
+    def _work_in_any_order(self, call: Callable[[int], Any], pick: Callable[[Sequence[int]], int]) -> None:
+        run, state = self._run, self._run.record.state
+        while self._ready or run.has_timers():
+            if not self._ready:
+                run.wait_for_timer()
+                continue
+            i = self._ready.pop(pick(self._ready))
+            if state[i] == PENDING:
+                self._ready += self._attempt(call, i) or ()
+            run.run_timers()
+
+    def _attempt(self, call: Callable[[int], Any], i: int) -> list[int] | None:
+        run, worker, record = self._run, self.worker, self._run.record
+        record.workers[i] = worker.name
+        record.started[i] = run.now()
+        worker.current = i
+        try:
+            value = call(i)
+            # Back to -1 in here: a Ctrl-C raises while a task is current, and must not reach the bookkeeping below.
+            worker.current = -1
+        except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
+            worker.current = -1
+            return run.failed(worker, i, error)
+        if i in self._timeouts and run.now() - record.started[i] > self._timeouts[i]:
+            late = TaskTimeoutError(record.names[i], record.attempts_of(i), self._timeouts[i])
+            return run.failed(worker, i, late)
+        return run.succeeded(worker, i, value)

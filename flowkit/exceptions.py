@@ -1,0 +1,287 @@
+"""Every error that flowkit raises.
+
+Knows the errors and their texts. Does not know tasks, graphs or runs: an error holds plain values.
+
+::
+
+    FlowkitError
+      DefinitionError(ValueError)          wrong before anything runs; .problems lists all of them
+        DAGCycleError                      the tasks depend on each other in a circle
+        DuplicateTaskError                 two tasks of one DAG have the same name
+        BindingError(TypeError)            results and parameters of a task do not fit together
+        TaskNotFoundError(LookupError)     a name that no task has
+        OptionError                        an option or argument outside of its range
+      TaskExecutionError                   a task failed; __cause__ says why: the task's own exception, or
+        TaskTimeoutError(TimeoutError)       an attempt took longer than its timeout
+        ConditionError                       when() raised, or its answer has no truth value
+        TaskResultError                      the task returned what cannot be handed on
+      DAGExecutionError(ExceptionGroup)    fail_fast=False: every failure of the run
+      RunCancelledError                    somebody cancelled the run
+        RunTimeoutError(TimeoutError)        the run took longer than its timeout
+
+Every one of them survives pickling. :class:`Skip`, :class:`RetryAfter` and :class:`GiveUp` are not errors of
+flowkit: a task raises them to say how its attempt ended.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
+__all__ = [
+    "BindingError",
+    "ConditionError",
+    "DAGCycleError",
+    "DAGExecutionError",
+    "DefinitionError",
+    "DuplicateTaskError",
+    "FlowkitError",
+    "GiveUp",
+    "OptionError",
+    "RetryAfter",
+    "RunCancelledError",
+    "RunTimeoutError",
+    "Skip",
+    "TaskExecutionError",
+    "TaskNotFoundError",
+    "TaskResultError",
+    "TaskTimeoutError",
+]
+
+_LISTED = 10
+
+
+def listing(items: Iterable[object], separator: str = ", ") -> str:
+    """Join the reprs of *items*, cut to ten and "... N more"."""
+    items = list(items)
+    shown = separator.join(repr(item) for item in items[:_LISTED])
+    rest = len(items) - _LISTED
+    return f"{shown}{separator}... {rest} more" if rest > 0 else shown
+
+
+def describe(error: BaseException) -> str:
+    """Return *error* as ``Type: text`` on one line, whatever its own ``__str__`` does."""
+    name = type(error).__name__
+    try:
+        text = " ".join(str(error).split())
+    except Exception as broken:  # noqa: BLE001 - a broken __str__ must not hide the error it belongs to
+        return f"{name} (its __str__ raised {type(broken).__name__})"
+    if len(text) > 500:
+        text = f"{text[:500]}... ({len(text)} characters)"
+    return f"{name}: {text}" if text else name
+
+
+def plural(count: int, noun: str) -> str:
+    """Return ``1 task`` or ``2 tasks``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+class FlowkitError(Exception):
+    """Base of every error that flowkit raises."""
+
+
+# ---------------------------------------------------------------- before a run
+
+
+class DefinitionError(FlowkitError, ValueError):
+    """Tasks, wiring or arguments are wrong; nothing has run.
+
+    Attributes:
+        problems: Every problem found, as separate errors; empty if this error is the only one.
+    """
+
+    def __init__(self, message: str, problems: Sequence[DefinitionError] = ()) -> None:
+        super().__init__(message, tuple(problems))
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        lines = [str(self.args[0])]
+        lines += [f"  {n}. {problem}" for n, problem in enumerate(self.problems[:_LISTED], 1)]
+        if len(self.problems) > _LISTED:
+            lines.append(f"  ... {len(self.problems) - _LISTED} more")
+        return "\n".join(lines)
+
+
+class DAGCycleError(DefinitionError):
+    """Tasks depend on each other in a circle.
+
+    Attributes:
+        cycle: The task names along a shortest cycle; the first one stands at the end again.
+    """
+
+    def __init__(self, cycle: Sequence[str]) -> None:
+        super().__init__("cycle")
+        self.args = (tuple(cycle),)
+        self.cycle = tuple(cycle)
+
+    def __str__(self) -> str:
+        path = listing(self.cycle, " >> ")
+        if len(self.cycle) > _LISTED:
+            path += f" (back to {self.cycle[0]!r})"
+        edges = "this edge" if len(self.cycle) == 2 else "one of these edges"
+        return f"tasks form a cycle: {path}. Remove {edges}; nothing has run."
+
+
+class DuplicateTaskError(DefinitionError):
+    """Two tasks of one DAG have the same name."""
+
+    def __init__(self, name: str, first: str, second: str) -> None:
+        super().__init__("duplicate")
+        self.args = (name, first, second)
+        self.task_name = name
+
+    def __str__(self) -> str:
+        name, first, second = self.args
+        return (
+            f"two tasks are named {name!r}: one made at {first}, one at {second}. "
+            f"Give one of them another name: @task(name=...) or .with_options(name=...)."
+        )
+
+
+class BindingError(DefinitionError, TypeError):
+    """The results that arrive at a task do not fit its parameters."""
+
+
+class TaskNotFoundError(DefinitionError, LookupError):
+    """A name was given that no task has."""
+
+
+class OptionError(DefinitionError):
+    """An option or argument is outside of its range."""
+
+
+# ---------------------------------------------------------------- a task failed
+
+
+class TaskExecutionError(FlowkitError):
+    """A task failed. ``__cause__`` is the exception that its last attempt raised.
+
+    Attributes:
+        task_name: The task.
+        attempts: How many attempts were made.
+        result: What the run has so far, a ``RunResult``; None inside of the run and after unpickling.
+    """
+
+    result: Any = None
+
+    def __init__(self, task_name: str, attempts: int, seconds: float, reason: str) -> None:
+        super().__init__(task_name, attempts, seconds, reason)
+        self.task_name = task_name
+        self.attempts = attempts
+
+    def __str__(self) -> str:
+        name, attempts, seconds, reason = self.args
+        return f"task {name!r} failed after {plural(attempts, 'attempt')} in {seconds:.3g} s: {reason}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A result holds every value of the run; an error that travels must not depend on them.
+        return type(self), self.args
+
+
+class TaskTimeoutError(TaskExecutionError, TimeoutError):
+    """An attempt took longer than the task's timeout (seconds)."""
+
+    def __init__(self, task_name: str, attempts: int, timeout: float) -> None:
+        super().__init__(task_name, attempts, timeout, "timeout")
+        self.args = (task_name, attempts, timeout)
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        name, attempt, timeout = self.args
+        return f"attempt {attempt} of task {name!r} took longer than its timeout of {timeout:g} s"
+
+
+class _CauseError(TaskExecutionError):
+    """A failure whose text says all."""
+
+    def __init__(self, task_name: str, text: str) -> None:
+        super().__init__(task_name, 1, 0.0, text)
+        self.args = (task_name, text)
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+class ConditionError(_CauseError):
+    """``when()`` raised, or what it returned has no truth value."""
+
+
+class TaskResultError(_CauseError):
+    """A task returned what cannot be handed on, such as a generator or a coroutine."""
+
+
+class DAGExecutionError(FlowkitError, ExceptionGroup[TaskExecutionError]):
+    """One or more tasks failed in a run with ``fail_fast=False``.
+
+    Attributes:
+        result: What the run has, a ``RunResult``; None after unpickling.
+    """
+
+    result: Any = None
+
+    def derive(self, excs: Sequence[TaskExecutionError]) -> DAGExecutionError:  # type: ignore[override]
+        """Return a group of the same kind (``split`` and ``except*`` use it)."""
+        part = DAGExecutionError(self.message, excs)
+        part.result = self.result
+        return part
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, list(self.exceptions))
+
+
+# ---------------------------------------------------------------- a run ended early
+
+
+class RunCancelledError(FlowkitError):
+    """The run was cancelled before all of its tasks had run.
+
+    Attributes:
+        reason: What ``cancel(reason)`` was given.
+        result: What the run has so far, a ``RunResult``; None after unpickling.
+    """
+
+    result: Any = None
+
+    def __init__(self, dag_name: str, reason: str) -> None:
+        super().__init__(dag_name, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"run of {self.args[0]!r} was cancelled: {self.args[1]}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args
+
+
+class RunTimeoutError(RunCancelledError, TimeoutError):
+    """The run took longer than its timeout and was cancelled."""
+
+
+# ---------------------------------------------------------------- what a task may raise
+
+
+class Skip(Exception):  # noqa: N818 - not an error: how a task says that there is nothing to do
+    """Raise it in a task to end it as skipped: ``raise Skip("no rows")``."""
+
+
+class GiveUp(Exception):  # noqa: N818 - an order to the runner, not an error of its own
+    """Raise it in a task to fail without further attempts: ``raise GiveUp("card declined") from error``."""
+
+
+class RetryAfter(Exception):  # noqa: N818 - an order to the runner, not an error of its own
+    """Raise it in a task to be tried again after *seconds*, if attempts are left.
+
+    Attributes:
+        seconds: The wait, instead of the one that backoff gives; at least 0 and at most 1e9.
+    """
+
+    def __init__(self, seconds: float, message: str = "") -> None:
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= 1e9:
+            raise OptionError(f"RetryAfter({seconds!r}): the wait must be a number of seconds from 0 to 1e9.")
+        super().__init__(seconds, message)
+        self.seconds = float(seconds)
+
+    def __str__(self) -> str:
+        return str(self.args[1]) or f"retry after {self.seconds:g} s"

@@ -1,0 +1,109 @@
+"""The options of a task, checked once, where the task is defined.
+
+Knows every option's range. Does not know tasks: an options value is shared by all tasks made with the same call.
+"""
+
+from __future__ import annotations
+
+from .exceptions import OptionError
+from .retry import RetryPolicy, check_seconds
+from .states import TRIGGERS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypedDict
+
+    from .events import Event
+    from .retry import RetryOn
+
+    class TaskKeywords(TypedDict, total=False):
+        """The options by keyword, for ``Unpack``."""
+
+        retries: int
+        delay: float
+        backoff: float
+        jitter: float
+        max_delay: float
+        retry_on: RetryOn
+        timeout: float | None
+        when: Callable[..., object] | None
+        trigger: str
+        executor: str | None
+        uses: str | None
+        persist: bool
+        version: str | None
+        on_success: Callable[[Event], object] | None
+        on_failure: Callable[[Event], object] | None
+        on_retry: Callable[[Event], object] | None
+
+
+EXECUTORS = ("thread",)
+"""Where a task may ask to run."""
+
+
+class TaskOptions:
+    """Every option of a task. Immutable by convention: tasks share it.
+
+    Raises:
+        OptionError: A value is outside of its range, or its machinery is not part of this version.
+    """
+
+    __slots__ = (
+        "executor", "on_failure", "on_retry", "on_success", "persist", "retry", "timeout", "trigger", "uses",
+        "version", "when",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        where: str,
+        *,
+        timeout: float | None = None,
+        when: Callable[..., object] | None = None,
+        trigger: str = "none_failed",
+        executor: str | None = None,
+        uses: str | None = None,
+        persist: bool = True,
+        version: str | None = None,
+        on_success: Callable[[Any], object] | None = None,
+        on_failure: Callable[[Any], object] | None = None,
+        on_retry: Callable[[Any], object] | None = None,
+        **retry: Any,
+    ) -> None:
+        self.retry = RetryPolicy(**retry, where=where)
+        self.timeout = None if timeout is None else check_seconds(where, "timeout", timeout, above_zero=True)
+        self.when = _check_callable(where, "when", when)
+        if trigger not in TRIGGERS:
+            raise OptionError(f"{where}: trigger={trigger!r} must be one of {', '.join(map(repr, TRIGGERS))}.")
+        self.trigger = trigger
+        if executor is not None and executor not in EXECUTORS:
+            raise OptionError(f"{where}: executor={executor!r} must be one of {', '.join(map(repr, EXECUTORS))}.")
+        self.executor = executor
+        if uses is not None and (not isinstance(uses, str) or not uses):
+            raise OptionError(f"{where}: uses={uses!r} must be the name of a limit, as in run(limits={{'api': 4}}).")
+        self.uses = uses
+        if persist is not True:
+            raise OptionError(f"{where}: persist={persist!r}: this version keeps no results; leave it out.")
+        self.persist = persist
+        if version is not None:
+            raise OptionError(f"{where}: version={version!r}: this version keeps no results; leave it out.")
+        self.version = version
+        self.on_success = _check_callable(where, "on_success", on_success)
+        self.on_failure = _check_callable(where, "on_failure", on_failure)
+        self.on_retry = _check_callable(where, "on_retry", on_retry)
+
+    def as_keywords(self) -> dict[str, Any]:
+        """Return the options as keywords that make an equal value."""
+        retry = {name: getattr(self.retry, name) for name in RetryPolicy.__slots__}
+        return retry | {name: getattr(self, name) for name in TaskOptions.__slots__ if name != "retry"}
+
+    @property
+    def has_callbacks(self) -> bool:
+        """Whether somebody wants to hear of this task."""
+        return not (self.on_success is None and self.on_failure is None and self.on_retry is None)
+
+
+def _check_callable(where: str, option: str, value: Callable[..., object] | None) -> Callable[..., object] | None:
+    if value is not None and not callable(value):
+        raise OptionError(f"{where}: {option}={value!r} must be callable, not {type(value).__name__}.")
+    return value

@@ -1,0 +1,472 @@
+"""What a run gave: values, states, times, errors.
+
+Knows the columns in which a run is recorded. Does not know who ran it.
+
+A run writes lists indexed by task id; the objects that users see (:class:`TaskRun`) are made when somebody looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from .exceptions import (
+    DAGExecutionError,
+    RunCancelledError,
+    RunTimeoutError,
+    TaskExecutionError,
+    describe,
+    listing,
+    plural,
+)
+from .render import report
+from .states import CANCELLED, FAILED, NAMES, PENDING, RUNNING, SKIPPED, SUCCEEDED, UPSTREAM_FAILED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from datetime import datetime
+    from typing import Any
+
+
+class RunRecord:
+    """The columns of one run. The runner writes them; results read them.
+
+    Attributes:
+        dag_name: Name of the DAG.
+        run_id: The run.
+        names: Name of each id.
+        index: Id of each name.
+        upstream: The ids upstream of each id.
+        state: State of each id.
+        values: Result of each id that succeeded.
+        started: When each id's latest attempt started, in seconds of the run's clock; 0 if never.
+        ended: When each id's latest attempt ended.
+        workers: Name of the worker of each id's latest attempt.
+        first_started: When the first attempt started, for ids with more than one.
+        attempts: Number of the latest attempt, for ids with more than one.
+        errors: The latest error of each id that had one.
+        reasons: Why ids ended as they did, where the states of others do not say it.
+        failures: Ids that failed, in the order in which they did.
+        stop_reason: Why the run stopped early; empty if it did not.
+        epoch: What the run's clock's zero is, in seconds since the epoch.
+        abandoned_threads: How many threads were left behind in an attempt that nobody waits for.
+    """
+
+    __slots__ = (
+        "abandoned_threads", "attempts", "dag_name", "ended", "epoch", "errors", "failures", "finished_at",
+        "first_started", "index", "is_cancelled", "is_fail_fast", "is_timed_out", "names", "reasons", "run_id",
+        "started", "started_at", "state", "stop_reason", "upstream", "values", "workers",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        dag_name: str,
+        run_id: str,
+        names: Sequence[str],
+        index: Mapping[str, int],
+        upstream: Sequence[Sequence[int]],
+        state: bytearray,
+        *,
+        is_fail_fast: bool,
+    ) -> None:
+        count = len(names)
+        self.dag_name = dag_name
+        self.run_id = run_id
+        self.names = names
+        self.index = index
+        self.upstream = upstream
+        self.state = state
+        self.values: list[Any] = [None] * count
+        self.started = [0.0] * count
+        self.ended = [0.0] * count
+        self.workers: list[str | None] = [None] * count
+        self.first_started: dict[int, float] = {}
+        self.attempts: dict[int, int] = {}
+        self.errors: dict[int, BaseException] = {}
+        self.reasons: dict[int, str] = {}
+        self.failures: list[int] = []
+        self.stop_reason = ""
+        self.is_fail_fast = is_fail_fast
+        self.is_cancelled = False
+        self.is_timed_out = False
+        self.epoch = 0.0
+        self.started_at = 0.0
+        self.finished_at = 0.0
+        self.abandoned_threads = 0
+
+    def attempts_of(self, i: int) -> int:
+        """Return how many attempts of *i* were started."""
+        return self.attempts.get(i, 1 if self.started[i] else 0)
+
+    def duration_of(self, i: int) -> float:
+        """Return the seconds from the first attempt's start to the latest one's end; 0 if it did not run."""
+        if not self.started[i]:
+            return 0.0
+        return max(0.0, self.ended[i] - self.first_started.get(i, self.started[i]))
+
+    def reason_of(self, i: int) -> str:
+        """Return why *i* ended as it did; empty for a plain success."""
+        known = self.reasons.get(i)
+        if known is not None:
+            return known
+        state, before = self.state[i], self.upstream[i]
+        if state == FAILED:
+            return describe(self.errors[i])
+        if state == UPSTREAM_FAILED:
+            return self._upstream_reason(i)
+        if state == SKIPPED:
+            if all(self.state[u] == SKIPPED for u in before):
+                return f"everything upstream was skipped: {listing(self.names[u] for u in before)}"
+            return "its trigger rule was not met"
+        if state == CANCELLED:
+            return self.stop_reason or "the run ended first"
+        return ""
+
+    def _upstream_reason(self, i: int) -> str:
+        for u in self.upstream[i]:
+            if self.state[u] == FAILED:
+                return f"upstream {self.names[u]!r} failed: {describe(self.errors[u])}"
+        for u in self.upstream[i]:
+            if self.state[u] in (UPSTREAM_FAILED, CANCELLED):
+                return f"upstream {self.names[u]!r} did not run: {NAMES[self.state[u]]}"
+        return "something upstream of it failed"
+
+    def snapshot(self, now: float) -> RunRecord:
+        """Return a copy that the run does not change any more; call it under the run's lock."""
+        copy = RunRecord.__new__(RunRecord)
+        for slot in RunRecord.__slots__:
+            value = getattr(self, slot)
+            shared = slot in ("names", "index", "upstream")
+            copied = value if shared or not isinstance(value, (list, dict, bytearray)) else value.copy()
+            setattr(copy, slot, copied)
+        copy.finished_at = copy.finished_at or now
+        for i, state in enumerate(copy.state):
+            if state == PENDING and copy.started[i]:
+                copy.state[i] = RUNNING
+        return copy
+
+
+class TaskRun:
+    """How one task went in one run.
+
+    Attributes:
+        name: The task.
+        state: "succeeded", "failed", "skipped", "upstream_failed" or "cancelled"; in a snapshot of a run that goes on
+            also "pending" and "running".
+        value: Its result; None unless it succeeded.
+        error: The exception of its last attempt; None if there was none.
+        attempts: How many attempts were started.
+        started_at: When the first attempt started, an aware UTC datetime; None if it never did.
+        ended_at: When the last attempt ended; None if it never did.
+        duration: Seconds in between, waits for retries included.
+        worker: Name of the thread that ran the last attempt; None if none did.
+        restored: Whether the result came from a store.
+        reason: Why it ended so, in words; empty for a plain success.
+    """
+
+    __slots__ = ("_record", "_task")
+
+    def __init__(self, record: RunRecord, task: int) -> None:
+        self._record = record
+        self._task = task
+
+    @property
+    def name(self) -> str:
+        return self._record.names[self._task]
+
+    @property
+    def state(self) -> str:
+        return NAMES[self._record.state[self._task]]
+
+    @property
+    def value(self) -> Any:
+        return self._record.values[self._task]
+
+    @property
+    def error(self) -> BaseException | None:
+        return self._record.errors.get(self._task)
+
+    @property
+    def attempts(self) -> int:
+        return self._record.attempts_of(self._task)
+
+    @property
+    def started_at(self) -> datetime | None:
+        record, i = self._record, self._task
+        return _datetime(record, record.first_started.get(i, record.started[i]))
+
+    @property
+    def ended_at(self) -> datetime | None:
+        return _datetime(self._record, self._record.ended[self._task])
+
+    @property
+    def duration(self) -> float:
+        return self._record.duration_of(self._task)
+
+    @property
+    def worker(self) -> str | None:
+        return self._record.workers[self._task]
+
+    @property
+    def restored(self) -> bool:
+        return False
+
+    @property
+    def reason(self) -> str:
+        return self._record.reason_of(self._task)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data: times as ISO 8601 text, the error as text."""
+        started, ended, error = self.started_at, self.ended_at, self.error
+        return {
+            "state": self.state,
+            "value": self.value,
+            "error": None if error is None else describe(error),
+            "attempts": self.attempts,
+            "started_at": started and started.isoformat(),
+            "ended_at": ended and ended.isoformat(),
+            "duration": self.duration,
+            "worker": self.worker,
+            "restored": self.restored,
+            "reason": self.reason,
+        }
+
+    def __repr__(self) -> str:
+        why = f", reason={self.reason!r}" if self.reason else ""
+        return f"<TaskRun {self.name!r} {self.state} attempts={self.attempts} duration={self.duration:.3g}s{why}>"
+
+
+class TaskRuns(Mapping[str, TaskRun]):
+    """A read-only mapping from task name to :class:`TaskRun`.
+
+    Args:
+        record: The run.
+        ids: Which tasks it shows; None for all, in generation order.
+    """
+
+    __slots__ = ("_ids", "_record")
+
+    def __init__(self, record: RunRecord, ids: Sequence[int] | None = None) -> None:
+        self._record = record
+        self._ids = ids
+
+    def __getitem__(self, name: str) -> TaskRun:
+        i = self._record.index.get(name)
+        if i is None or (self._ids is not None and i not in self._ids):
+            raise _AbsentError(f"no task is named {name!r} here; there are {listing(self)}")
+        return TaskRun(self._record, i)
+
+    def __iter__(self) -> Iterator[str]:
+        names = self._record.names
+        return iter(names) if self._ids is None else iter([names[i] for i in self._ids])
+
+    def __len__(self) -> int:
+        return len(self._record.names) if self._ids is None else len(self._ids)
+
+    def __repr__(self) -> str:
+        return f"<TaskRuns {listing(self)}>"
+
+
+class _AbsentError(KeyError):
+    """A KeyError whose text is shown as it is."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class RunResult(Mapping[str, "Any"]):
+    """The results of a run: a read-only mapping from task name to value, in generation order.
+
+    It holds what succeeded, None included; other tasks are absent, and the KeyError says why. It is equal to a dict
+    with the same items. It keeps every value of the run alive as long as it lives.
+
+    Attributes:
+        run_id: The run.
+        dag_name: Name of the DAG.
+        state: "succeeded", "failed" or "cancelled".
+        ok: Whether every task succeeded or was skipped.
+        duration: Seconds from start to end.
+        tasks: Task name to :class:`TaskRun`, for every task.
+        abandoned_threads: How many threads were left behind in attempts that timed out or were cancelled.
+    """
+
+    __slots__ = ("_record",)
+
+    def __init__(self, record: RunRecord) -> None:
+        self._record = record
+
+    # ------------------------------------------------------------ the mapping
+
+    def __getitem__(self, name: str) -> Any:
+        record = self._record
+        i = record.index.get(name)
+        if i is not None and record.state[i] == SUCCEEDED:
+            return record.values[i]
+        if i is None:
+            from difflib import get_close_matches  # noqa: PLC0415 - only to help after a mistake
+
+            close = get_close_matches(str(name), record.names[:10_000], 3)
+            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+            raise _AbsentError(f"no task of {record.dag_name!r} is named {name!r}.{hint}")
+        reason = record.reason_of(i)
+        raise _AbsentError(f"{name!r} {_VERBS[record.state[i]]}{': ' if reason else ''}{reason}")
+
+    def __iter__(self) -> Iterator[str]:
+        record = self._record
+        if record.state.count(SUCCEEDED) == len(record.state):
+            return iter(record.names)
+        return iter([name for name, state in zip(record.names, record.state, strict=True) if state == SUCCEEDED])
+
+    def __len__(self) -> int:
+        return self._record.state.count(SUCCEEDED)
+
+    def __contains__(self, name: object) -> bool:
+        i = self._record.index.get(name) if isinstance(name, str) else None
+        return i is not None and self._record.state[i] == SUCCEEDED
+
+    # ------------------------------------------------------------ how it went
+
+    @property
+    def run_id(self) -> str:
+        return self._record.run_id
+
+    @property
+    def dag_name(self) -> str:
+        return self._record.dag_name
+
+    @property
+    def state(self) -> str:
+        record = self._record
+        if record.is_cancelled:
+            return "cancelled"
+        if record.failures:
+            return "failed"
+        return "running" if PENDING in record.state or RUNNING in record.state else "succeeded"
+
+    @property
+    def ok(self) -> bool:
+        return self.state == "succeeded"
+
+    @property
+    def duration(self) -> float:
+        return self._record.finished_at - self._record.started_at
+
+    @property
+    def tasks(self) -> TaskRuns:
+        return TaskRuns(self._record)
+
+    @property
+    def abandoned_threads(self) -> int:
+        return self._record.abandoned_threads
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the tasks that failed, in the order in which they did."""
+        return [self._record.names[i] for i in self._record.failures]
+
+    @property
+    def skipped(self) -> list[str]:
+        """Names of the tasks that were skipped."""
+        return [name for name, state in zip(self._record.names, self._record.state, strict=True) if state == SKIPPED]
+
+    @property
+    def errors(self) -> dict[str, BaseException]:
+        """Name to exception of each task that failed."""
+        return {self._record.names[i]: self._record.errors[i] for i in self._record.failures}
+
+    def raise_for_failure(self) -> None:
+        """Raise what the run would have raised; nothing if no task failed and nobody cancelled it.
+
+        Raises:
+            TaskExecutionError: A task failed, in a run with ``fail_fast=True``.
+            DAGExecutionError: Tasks failed, in a run with ``fail_fast=False``.
+            RunCancelledError: The run was cancelled; RunTimeoutError if by its own timeout.
+        """
+        record = self._record
+        error: RunCancelledError | TaskExecutionError | DAGExecutionError
+        if record.is_cancelled:
+            kind = RunTimeoutError if record.is_timed_out else RunCancelledError
+            error = kind(record.dag_name, record.stop_reason)
+            error.result = self
+            raise error
+        if not record.failures:
+            return
+        if record.is_fail_fast:
+            error = self._failure(record.failures[0])
+            error.result = self
+            raise error from error.__cause__
+        failures = [self._failure(i) for i in record.failures]
+        count = plural(len(failures), "task")
+        error = DAGExecutionError(f"{count} of {record.dag_name!r} failed: {listing(self.failed)}", failures)
+        error.result = self
+        raise error
+
+    def _failure(self, i: int) -> TaskExecutionError:
+        record = self._record
+        cause = record.errors[i]
+        failure = TaskExecutionError(
+            record.names[i], record.attempts_of(i), record.duration_of(i), record.reason_of(i)
+        )
+        failure.__cause__ = cause
+        return failure
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data; values stay the objects they are."""
+        return {
+            "dag": self.dag_name,
+            "run_id": self.run_id,
+            "state": self.state,
+            "duration": self.duration,
+            "tasks": {name: run.to_dict() for name, run in self.tasks.items()},
+        }
+
+    # ------------------------------------------------------------ for people
+
+    def summary(self) -> str:
+        """Return a table of all tasks: state, time, attempts, and why."""
+        return report.as_text(self._headline(), _COLUMNS, self._rows())
+
+    def _repr_html_(self) -> str:
+        return report.as_html(self._headline(), _COLUMNS, self._rows())
+
+    def _headline(self) -> str:
+        state = self._record.state
+        counts = [f"{state.count(code)} {NAMES[code]}" for code in range(len(NAMES)) if state.count(code)]
+        counted = ", ".join(counts) or "no tasks"
+        left = self.abandoned_threads
+        also = f"; {plural(left, 'thread')} abandoned" if left else ""
+        return f"{self.dag_name}: {self.state} in {report.seconds(self.duration)} ({counted}{also})"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        record = self._record
+        return [
+            (
+                name,
+                NAMES[record.state[i]],
+                report.seconds(record.duration_of(i)) if record.started[i] else "",
+                str(record.attempts_of(i) or ""),
+                record.reason_of(i),
+            )
+            for i, name in enumerate(record.names)
+        ]
+
+    def __repr__(self) -> str:
+        return f"<RunResult {self._headline()}>"
+
+
+_VERBS = {
+    PENDING: "has not started",
+    RUNNING: "is running",
+    FAILED: "failed",
+    SKIPPED: "was skipped",
+    UPSTREAM_FAILED: "did not run",
+    CANCELLED: "was cancelled",
+}
+_COLUMNS = ("task", "state", "time", "attempts", "reason")
+
+
+def _datetime(record: RunRecord, reading: float) -> datetime | None:
+    if not reading:
+        return None
+    from datetime import UTC, datetime  # noqa: PLC0415 - only when somebody looks at the time
+
+    return datetime.fromtimestamp(record.epoch + reading, UTC)
