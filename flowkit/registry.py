@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import sys
 import threading
 from contextvars import ContextVar
 from weakref import ref
@@ -46,22 +47,37 @@ class Site:
     Attributes:
         module: ``__name__`` of the module whose code made it.
         is_body: Whether the module's body made it, rather than a function.
-        module_globals: That module's globals.
     """
 
-    __slots__ = ("_code", "_instruction", "is_body", "module")
+    __slots__ = ("code", "instruction", "is_body", "module")
 
     def __init__(self, frame: FrameType) -> None:
-        self._code: CodeType = frame.f_code
-        self._instruction = frame.f_lasti
+        self.code: CodeType = frame.f_code
+        self.instruction = frame.f_lasti
+        self.module: str = frame.f_globals.get("__name__", "?")
         while frame.f_code.co_name in _TRANSPARENT and frame.f_back is not None:
             frame = frame.f_back
-        self.module: str = frame.f_globals.get("__name__", "?")
         self.is_body = not frame.f_code.co_flags & _OPTIMIZED
 
     def __str__(self) -> str:
-        lines = (start for start, *_ in itertools.islice(self._code.co_positions(), self._instruction // 2, None))
-        return f"{self._code.co_filename}:{next(lines, None) or self._code.co_firstlineno}"
+        lines = (start for start, *_ in itertools.islice(self.code.co_positions(), self.instruction // 2, None))
+        return f"{self.code.co_filename}:{next(lines, None) or self.code.co_firstlineno}"
+
+
+_latest = Site(sys._getframe())
+
+
+def site_of(frame: FrameType) -> Site:
+    """Return where *frame* is now. Tasks that are made in a loop share one Site."""
+    global _latest  # noqa: PLW0603 - a cache of one; losing a race only makes another Site
+    site = _latest
+    if (
+        site.code is not frame.f_code
+        or site.instruction != frame.f_lasti
+        or site.module != frame.f_globals.get("__name__", "?")
+    ):
+        site = _latest = Site(frame)
+    return site
 
 
 def add(task: Any, site: Site) -> None:

@@ -15,7 +15,6 @@ from .engine.condition import condition_arguments
 from .engine.signature import is_coroutine_function
 from .exceptions import OptionError, Skip
 from .options import TaskOptions
-from .registry import Site
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
     from .options import TaskKeywords
+    from .registry import Site
 
     P = ParamSpec("P")
     Q = ParamSpec("Q")
@@ -108,7 +108,7 @@ class Task(_Typed["P", "R_co"]):
 
     def _define(self, func: Any, name: str | None, options: Any, frame: Any) -> None:
         self.func = func
-        self.site = Site(frame)
+        self.site = registry.site_of(frame)
         default_name = _check_function(func, self.site)
         self.name = _check_name(default_name if name is None else name, self.site)
         if type(options) is not TaskOptions:

@@ -139,6 +139,8 @@ def edges(tasks: Sequence[Task[..., Any]]) -> list[list[int]]:
     upstream = [[position[u] for u in task._upstream if u in position] if task._upstream else [] for task in tasks]
     for i, task in enumerate(tasks):
         for after in task._downstream or ():
-            if after in position and task not in after.upstream:  # appended to one list by hand
-                upstream[position[after]].append(i)
+            if after in position:
+                before = upstream[position[after]]
+                if (i not in before) if len(before) <= _SMALL else (task not in after.upstream):
+                    before.append(i)  # the other list was changed by hand
     return [list(dict.fromkeys(before)) if len(before) > 1 else before for before in upstream]

@@ -333,6 +333,7 @@ def _sort(rows: list[list[_Box]]) -> None:
         orders.append([list(row) for row in rows])
     best = min(orders, key=_crossings)
     rows[:] = best
+    rows[0].sort(key=lambda box: not any(box.nets))  # tasks wired to nothing stand at the end
     _number(rows)
     for box in (box for row in rows for box in row):
         for side in (_UP, _DOWN):
@@ -363,8 +364,11 @@ def _place(rows: list[list[_Box]]) -> None:
     for turn, sides in enumerate([(_UP,), (_DOWN,)] * 6 + [(_UP, _DOWN)] * 12):
         for row in rows[::-1] if turn % 2 else rows:
             _spread(row, [_wish(box, sides) for box in row])
-    for box in (box for row in rows for box in row):
-        box.center = int(box.center + 0.5)
+    for row in rows:
+        end = -_SPACE
+        for box in row:
+            box.center = int(box.center + 0.5) if any(box.nets) else end + _SPACE + box.width // 2
+            end = box.left + box.width
     leftmost = min(row[0].left for row in rows)
     for box in (box for row in rows for box in row):
         box.center -= leftmost

@@ -24,8 +24,8 @@ MICROSECONDS = 15
 WORKERS = 2
 WIDTH, STEPS = 2 * WORKERS, 250
 HALF = 0.5
-LENGTHS = tuple(1e-3 / 2**halvings for halvings in range(9))
-"""Seconds a task should take, 1 ms to 4 µs."""
+LENGTHS = tuple(512e-6 / 2**halvings for halvings in range(8))
+"""Seconds a task should take, 512 to 4 µs."""
 
 
 class Point(NamedTuple):
@@ -39,7 +39,7 @@ def run(quick: bool) -> list[Table]:
     """Sweep task lengths over both patterns on 2 threads, flowkit beside graphlib and dask."""
     engines = [subject.thread(WORKERS), peers.bare_threads(WORKERS), peers.graphlib_pool(WORKERS)]
     engines += peers.dask_threaded(WORKERS)
-    lengths = LENGTHS[1::3] if quick else LENGTHS
+    lengths = LENGTHS[::3] if quick else LENGTHS
     rounds = 2 if quick else 5
     found: list[list[str]] = []
     curves: list[list[str]] = []

@@ -94,7 +94,7 @@ def graphlib_pool(workers: int) -> Engine:
 
 
 def bare_threads(workers: int) -> Engine:
-    """Return threads that share out the functions beforehand and ignore every edge, so values are left out."""
+    """Return threads that share out the functions beforehand and ignore every edge; no values are passed."""
 
     def run(built: tuple[Graph, Functions]) -> Results:
         functions = built[1]

@@ -20,16 +20,16 @@ def judged(value: float, *, at_most: float = 0, at_least: float = 0, unit: str =
     bound = f"≤ {at_most:g}" if at_most else f"≥ {at_least:g}"
     if value <= at_most if at_most else value >= at_least:
         return f"{figure(value)}{unit} ({bound})"
-    return f"**{figure(value)}**{unit} ({bound}, {MISSED})"
+    return f"**{figure(value, digits=4)}**{unit} ({bound}, {MISSED})"
 
 
-def figure(value: float) -> str:
-    """Return a number with three significant digits and no exponent.
+def figure(value: float, digits: int = 3) -> str:
+    """Return a number with so many significant digits, or all those before the point, and no exponent.
 
     >>> figure(0.12345), figure(1.5), figure(1234.5)
     ('0.123', '1.5', '1,234')
     """
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"  # noqa: PLR2004
+    return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 @dataclass(frozen=True)

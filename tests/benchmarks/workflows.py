@@ -42,7 +42,7 @@ def run(quick: bool) -> list[Table]:
     simulator = _load_simulator()
     wanted = QUICK_SECONDS if quick else SECONDS
     lines = [
-        _replay(workflow, simulator, workers, wanted, rounds=1 if quick else 3)
+        _replay(workflow, simulator, workers, wanted, rounds=1 if quick else 2)
         for workflow in _iter_workflows(simulator)
         if not quick or len(workflow.graph) <= QUICK_TASKS
         for workers in WORKERS
@@ -105,8 +105,9 @@ def _median_run(engine: Engine, graph: Graph, functions: Functions, rounds: int)
 
 
 def _really_slept(naps: Sequence[float]) -> list[float]:
-    """Return each nap with what a lone time.sleep overshoots added, measured now."""
-    overshoot = statistics.median(_time_nap(0.001) - 0.001 for _ in range(51))
+    """Return each nap with what a lone time.sleep of the median length now takes beyond it."""
+    usual = statistics.median(naps)
+    overshoot = statistics.median(_time_nap(usual) - usual for _ in range(51))
     return [seconds + overshoot if seconds else 0.0 for seconds in naps]
 
 
