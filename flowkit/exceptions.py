@@ -173,6 +173,8 @@ class TaskExecutionError(FlowkitError):
 
     def __str__(self) -> str:
         name, attempts, seconds, reason = self.args
+        if not attempts:
+            return f"task {name!r} failed before its first attempt: {reason}"
         return f"task {name!r} failed after {plural(attempts, 'attempt')} in {seconds:.3g} s: {reason}"
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -64,14 +64,8 @@ class LogLevel(Enum):
     SYSTEM = "SYSTEM"
 
 
-_RANKS = {
-    LogLevel.DEBUG: logging.DEBUG,
-    LogLevel.INFO: logging.INFO,
-    LogLevel.WARNING: logging.WARNING,
-    LogLevel.ERROR: logging.ERROR,
-    LogLevel.SUCCESS: logging.INFO,
-    LogLevel.SYSTEM: logging.INFO,
-}
+_RANKS = {level: getattr(logging, level.name, logging.INFO) for level in LogLevel}
+"""The standard library's number for each level; it does not know SUCCESS and SYSTEM."""
 _ENDS = {
     "succeeded": (LogLevel.INFO, "completed"),
     "failed": (LogLevel.ERROR, "failed"),
@@ -362,7 +356,7 @@ class _StdoutHandler(logging.Handler):
         return f"{clock}  {self._paint(level)} {_on_one_line(_cut(text))}"
 
     def _paint(self, level: str) -> str:
-        text = f"[{_on_one_line(level)}]"
+        text = f"[{level}]"
         # Asked each time: the program may have put another stream in its place. None has no isatty, nor need others.
         if self._use_colors and "NO_COLOR" not in os.environ and getattr(sys.stdout, "isatty", bool)():
             return f"\x1b[{_COLORS.get(level, 0)}m{text}\x1b[0m"

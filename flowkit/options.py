@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypedDict
 
-    from .events import Event
+    from .events import AttemptFailed, TaskFailed, TaskSucceeded
     from .retry import RetryOn
 
     class TaskKeywords(TypedDict, total=False):
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
         uses: str | None
         persist: bool
         version: str | None
-        on_success: Callable[[Event], object] | None
-        on_failure: Callable[[Event], object] | None
-        on_retry: Callable[[Event], object] | None
+        on_success: Callable[[TaskSucceeded], object] | None
+        on_failure: Callable[[TaskFailed], object] | None
+        on_retry: Callable[[AttemptFailed], object] | None
 
 
 EXECUTORS = ("thread",)

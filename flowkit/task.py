@@ -67,7 +67,7 @@ class Task(_Typed["P", "R_co"]):
         "options", "serial", "site",
     )  # fmt: skip
 
-    __doc__ = _Docstring(  # type: ignore[assignment]
+    __doc__ = _Docstring(
         """One node of one graph: a function, its name, its options, its neighbours.
 
         Write ``Task(func, **options)`` or ``Task("name", func, **options)``; ``@task`` is the same as a decorator.
@@ -107,7 +107,7 @@ class Task(_Typed["P", "R_co"]):
         self._define(func, name, options, sys._getframe(1))
 
     def _define(self, func: Any, name: str | None, options: Any, frame: Any) -> None:
-        self.func = func
+        self.func: Callable[P, R_co] = func
         self.site = registry.site_of(frame)
         default_name = _check_function(func, self.site)
         self.name = _check_name(default_name if name is None else name, self.site)
@@ -180,7 +180,7 @@ class Task(_Typed["P", "R_co"]):
 
     @property
     def __wrapped__(self) -> Callable[P, R_co]:
-        return self.func  # type: ignore[no-any-return]
+        return self.func
 
     def latest(self) -> Task[..., Any]:
         """Return this task, or the one that took its place when its function was defined again."""
@@ -222,6 +222,10 @@ class Task(_Typed["P", "R_co"]):
             _wire(task, self)
         return self
 
+    @overload
+    def __lshift__(self, other: Task[Q, T]) -> Task[Q, T]: ...
+    @overload
+    def __lshift__(self, other: Sequence[Task[..., Any]]) -> list[Task[..., Any]]: ...
     def __lshift__(self, other: Any) -> Any:
         """Wire the other way round: ``load << clean`` is ``clean >> load``; returns *other*."""
         for task in _tasks(other, self, "<<", is_right=True):
@@ -233,7 +237,7 @@ class Task(_Typed["P", "R_co"]):
             _wire(self, task)
         return self
 
-    def after(self, *tasks: Task[..., Any]) -> Self:
+    def after(self, *tasks: Task[..., Any] | Sequence[Task[..., Any]]) -> Self:
         """Start only when *tasks* are done, without taking their results.
 
         An edge that ``>>`` has made too goes on carrying its result.
@@ -281,7 +285,7 @@ class Task(_Typed["P", "R_co"]):
         attempt = 1
         while True:
             try:
-                return self.func(*args, **kwargs)  # type: ignore[no-any-return]
+                return self.func(*args, **kwargs)
             except Skip:
                 return None  # type: ignore[return-value]
             except BaseException as error:
@@ -299,7 +303,7 @@ class Task(_Typed["P", "R_co"]):
         attempt = 1
         while True:
             try:
-                return await self.func(*args, **kwargs)
+                return await self.func(*args, **kwargs)  # type: ignore[misc]  # the result is a coroutine
             except Skip:
                 return None
             except BaseException as error:

@@ -3,12 +3,13 @@
 A :class:`TaskPlan` is plain data, so that the reference model and the engine can be given the same one.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import count, permutations, product
 
 from hypothesis import strategies as st
 from model import RULES, value_of
 
-from flowkit import DAG, GiveUp, RetryAfter, Skip, Task
+from flowkit import DAG, GiveUp, RetryAfter, Skip, Task, current_context
 
 TIMEOUT = 5.0
 RETRY_AFTER = 7.0
@@ -49,29 +50,21 @@ class TaskPlan:
         return least, least * (1 + self.jitter)
 
 
-SCRIPTS = st.one_of(
-    st.sampled_from([("ok",), ("fail", "ok"), ("fail", "fail", "ok"), ("timeout", "ok"), ("fail",)]),
-    st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=4).map(tuple),
+# Each of these is one draw, simplest first: hypothesis draws slowly, and a graph takes few draws this way.
+WIRINGS = [
+    st.sampled_from([*(some for size in range(4) for some in permutations(range(n), size)), tuple(range(n))])
+    for n in range(12)
+]
+SCRIPTS = st.sampled_from(
+    [("ok",), ("fail", "ok"), ("fail", "fail", "ok"), ("timeout", "ok")] * 25
+    + [script for size in (1, 2, 3) for script in product(OUTCOMES, repeat=size)]
 )
-
-
-@st.composite
-def task_plans(draw, name, before):
-    upstream = tuple(draw(st.lists(st.sampled_from(before), unique=True, max_size=4))) if before else ()
-    plan = TaskPlan(
-        name,
-        upstream,
-        rule=draw(st.sampled_from(list(RULES) if upstream else ROOT_RULES)),
-        when=draw(st.sampled_from([None, None, None, True, True, False, "raises"])),
-        retries=draw(st.integers(0, 3)),
-        script=draw(SCRIPTS),
-        length=draw(st.sampled_from([0.0, 0.5, 3.0])),
-    )
-    if plan.retries:
-        waits = st.sampled_from([(1.0, 2.0, 0.0, 60.0), (0.0, 1.0, 0.5, 60.0), (2.0, 3.0, 0.5, 4.0)])
-        delay, backoff, jitter, max_delay = draw(waits)
-        plan = replace(plan, delay=delay, backoff=backoff, jitter=jitter, max_delay=max_delay)
-    return plan
+CONDITIONS = [None, None, None, True, True, False, "raises"]
+LENGTHS = [0.0, 0.5, 3.0]
+WAITS = [(1.0, 2.0, 0.0, 60.0), (0.0, 1.0, 0.5, 60.0), (2.0, 3.0, 0.5, 4.0)]
+ROOT_OPTIONS, OPTIONS = (
+    st.sampled_from(list(product(rules, CONDITIONS, range(4), LENGTHS, WAITS))) for rules in (ROOT_RULES, RULES)
+)
 
 
 @st.composite
@@ -80,13 +73,16 @@ def graphs(draw):
     plans = []
     timeouts_left = MOST_TIMEOUTS
     for n in range(draw(st.integers(1, 12))):
-        plan = draw(task_plans(f"t{n}", [p.name for p in plans]))
-        if "timeout" in plan.script:
-            if plan.retries + 1 > timeouts_left:
-                plan = replace(plan, script=tuple("fail" if o == "timeout" else o for o in plan.script))
+        upstream = draw(WIRINGS[n])
+        rule, when, retries, length, waits = draw(OPTIONS if upstream else ROOT_OPTIONS)
+        script = draw(SCRIPTS)
+        if "timeout" in script:
+            if retries >= timeouts_left:
+                script = tuple("fail" if outcome == "timeout" else outcome for outcome in script)
             else:
-                timeouts_left -= plan.retries + 1
-        plans.append(plan)
+                timeouts_left -= retries + 1
+        names = tuple(f"t{before}" for before in upstream)
+        plans.append(TaskPlan(f"t{n}", names, rule, when, retries, script, length, *waits))
     return plans
 
 
@@ -109,8 +105,11 @@ def build(plans, clock, calls, order=None):
 
 
 def _make_task(plan, clock, calls):
-    def body(*given, context):
-        attempt = context.attempt
+    numbers = count(1)
+
+    def body(*given):
+        attempt = next(numbers)
+        assert current_context().attempt == attempt
         calls.append((plan.name, attempt))
         outcome = plan.script[min(attempt, len(plan.script)) - 1]
         clock.sleep(2 * TIMEOUT if outcome == "timeout" else plan.length)

@@ -9,7 +9,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from model import BAD, RULES, predict, value_of
 from strategies import MOST_TIMEOUTS, TaskPlan, build, graphs
@@ -42,18 +42,24 @@ ACCEPT_FAILURE = {"all_done", "one_failed", "all_failed"}
 MANY_WORKERS = 12 + MOST_TIMEOUTS
 EXECUTORS = ["sequential", "thread", "fuzzed"]
 
-quick = settings(max_examples=300, deadline=None)
-soak = settings(
-    max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+
+def examples(count):
+    return settings(max_examples=count, deadline=None)
 
 
-def run(plans, executor, seed=0, *, max_workers=MANY_WORKERS, **options):
-    """Run *plans* and return the result, all events, and every call of a task or condition."""
+def soak(test):
+    """Make *test* 20 soak tests of 500 examples each, so that none takes so long that it looks like a hang."""
+    test = examples(500)(test)
+    return pytest.mark.soak(pytest.mark.parametrize("part", range(20))(test))
+
+
+
+def run(plans, executor, seed=0, *, max_workers=MANY_WORKERS, is_watched=True, **options):
+    """Run *plans* and return the result, all events if *is_watched*, and every call of a task or condition."""
     clock, events, calls = VirtualClock(), [], []
     order = sorted(range(len(plans)), key=lambda position: hash((seed, position)))
     dag = build(plans, clock, calls, order)
-    options = {"raise_on_failure": False, "observers": [events.append], "_clock": clock, **options}
+    options = {"raise_on_failure": False, "observers": [events.append] * is_watched, "_clock": clock, **options}
     if executor == "fuzzed":
         result = run_fuzzed(dag, seed, **options)
     else:
@@ -75,9 +81,17 @@ def check_against_model(plans, done):
     assert {name: task.attempts for name, task in tasks.items()} == attempts
 
 
-def check_events(plans, done, *, has_spare_workers=False):
+def check_run(plans, done, *, has_spare_workers=False):
     """Check what holds in every run, whatever ended it."""
     events, tasks = done.events, done.result.tasks
+    for plan in plans:
+        made = [call for name, call in done.calls if name == plan.name and call != "when"]
+        assert made == list(range(1, tasks[plan.name].attempts + 1))
+        given_values = tuple(done.result.get(before) for before in plan.upstream)
+        if tasks[plan.name].state == "succeeded":
+            assert done.result[plan.name] == value_of(plan.name, len(made), given_values)
+    if not events:  # nobody watched
+        return
     assert [type(e) for e in events if isinstance(e, RunStarted | RunFinished)] == [RunStarted, RunFinished]
     assert (type(events[0]), type(events[-1])) == (RunStarted, RunFinished)
     assert {e.run_id for e in events} == {done.result.run_id}
@@ -97,9 +111,6 @@ def check_events(plans, done, *, has_spare_workers=False):
         assert all(n > ended[before] for n, _ in started for before in plan.upstream)
         assert len(started) == tasks[plan.name].attempts
         check_attempts(plan, [e for _, e in own], has_spare_workers=has_spare_workers)
-        if tasks[plan.name].state == "succeeded":
-            given_values = tuple(done.result.get(before) for before in plan.upstream)
-            assert done.result[plan.name] == value_of(plan.name, len(started), given_values)
 
 
 def check_attempts(plan, own, *, has_spare_workers):
@@ -117,7 +128,7 @@ def check_attempts(plan, own, *, has_spare_workers):
                 assert waited >= event.retry_in - 1e-9
                 assert not has_spare_workers or waited <= event.retry_in + 1e-9
             else:
-                assert isinstance(following, TaskCancelled | TaskUpstreamFailed)  # the run ended during the wait
+                assert isinstance(following, TaskCancelled)  # the run ended during the wait
         elif isinstance(event, AttemptStarted):
             assert isinstance(following, AttemptFailed | TaskSucceeded | TaskSkipped | TaskCancelled)
         else:
@@ -139,10 +150,10 @@ def below(plans, names):
 # ---------------------------------------------------------------- states, attempts and values are the model's
 
 
-def run_and_compare(executor, plans, seed, max_workers):
-    done = run(plans, executor, seed, max_workers=max_workers, fail_fast=False)
+def run_and_compare(executor, plans, seed, max_workers, is_watched):
+    done = run(plans, executor, seed, max_workers=max_workers, is_watched=is_watched, fail_fast=False)
     check_against_model(plans, done)
-    check_events(plans, done, has_spare_workers=executor == "thread" and max_workers == MANY_WORKERS)
+    check_run(plans, done, has_spare_workers=executor == "thread" and max_workers == MANY_WORKERS)
 
 
 any_graph = {
@@ -153,16 +164,245 @@ any_graph = {
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
-@given(**any_graph)
-@quick
-def test_a_run_gives_what_the_model_says(executor, plans, seed, max_workers):
-    run_and_compare(executor, plans, seed, max_workers)
+@given(**any_graph, is_watched=st.booleans())
+@examples(300)
+def test_a_run_gives_what_the_model_says(executor, plans, seed, max_workers, is_watched):
+    run_and_compare(executor, plans, seed, max_workers, is_watched)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@given(**any_graph, is_watched=st.booleans())
+@soak
+def test_a_run_gives_what_the_model_says_ten_thousand_times(executor, plans, seed, max_workers, is_watched, part):
+    run_and_compare(executor, plans, seed, max_workers, is_watched)
+
+
+# ---------------------------------------------------------------- fail-fast: whatever the timing
+
+
+def check_stopped_run(plans, done, *, has_cancel):
+    """Check the states of a run that stopped before its end.
+
+    Args:
+        has_cancel: Whether a cancel stopped it, which stops tasks that accept a failure too.
+    """
+    state = {name: task.state for name, task in done.result.tasks.items()}
+    under_failed = below(plans, {name for name in state if state[name] == "failed"})
+    began = {name for name, _ in done.calls}
+    for plan in plans:
+        if plan.name in began:
+            assert state[plan.name] != "upstream_failed"
+            continue
+        ups = [state[before] for before in plan.upstream]
+        is_met = not ups or RULES[plan.rule](ups)
+        assert has_cancel or not is_met or plan.rule not in ACCEPT_FAILURE, "a teardown that did not run"
+        possible = {"upstream_failed" if plan.name in under_failed else "cancelled"}
+        if not is_met and not BAD & set(ups):  # nothing but skips kept it from starting
+            if has_cancel:
+                possible.add("skipped")
+            elif plan.name not in under_failed:
+                possible = {"skipped"}
+        assert state[plan.name] in possible
+
+
+def run_and_check_fail_fast(executor, plans, seed, max_workers, is_watched):
+    done = run(plans, executor, seed, max_workers=max_workers, is_watched=is_watched, fail_fast=True)
+    check_run(plans, done)
+    if not done.result.failed:
+        check_against_model(plans, done)
+        return
+    check_stopped_run(plans, done, has_cancel=False)
+    assert done.result.state == "failed"
+    if not is_watched:
+        return
+    failures = [n for n, event in enumerate(done.events) if isinstance(event, TaskFailed)]
+    accepting = {plan.name for plan in plans if plan.rule in ACCEPT_FAILURE}
+    late = {event.task_name for event in done.events[failures[0] :] if isinstance(event, AttemptStarted)}
+    assert late <= accepting
+    assert done.result.failed == [done.events[n].task_name for n in failures]
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@given(**any_graph, is_watched=st.booleans())
+@examples(150)
+def test_after_the_first_failure_only_tasks_that_accept_one_start(executor, plans, seed, max_workers, is_watched):
+    run_and_check_fail_fast(executor, plans, seed, max_workers, is_watched)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@given(**any_graph, is_watched=st.booleans())
+@soak
+def test_after_the_first_failure_only_tasks_that_accept_one_start_ten_thousand_times(
+    executor, plans, seed, max_workers, is_watched, part
+):
+    run_and_check_fail_fast(executor, plans, seed, max_workers, is_watched)
+
+
+# ---------------------------------------------------------------- cancelling at any event
+
+
+def run_and_cancel(executor, plans, seed, max_workers, at):
+    """Cancel the run from an observer, at event number *at* if there are as many."""
+    clock, events, calls, has_handle = VirtualClock(), [], [], threading.Event()
+    dag = build(plans, clock, calls, sorted(range(len(plans)), key=lambda position: hash((seed, position))))
+    calls_at_cancel = []
+
+    def cancel(event):
+        events.append(event)
+        if len(events) == at + 1:
+            has_handle.wait(20)
+            calls_at_cancel.extend(calls)
+            handle.cancel("enough")
+
+    options = {"executor": executor, "max_workers": max_workers, "fail_fast": False, "raise_on_failure": False}
+    handle = dag.start(observers=[cancel], _clock=clock, **options)
+    has_handle.set()
+    try:
+        result = handle.result(20)
+    except RunCancelledError as error:
+        result = error.result
+        assert "enough" in str(error)
+    done = SimpleNamespace(result=result, events=events, calls=calls)
+    check_run(plans, done)
+    if result.state != "cancelled":  # the last task was final before it was cancelled
+        check_against_model(plans, done)
+        return
+    check_stopped_run(plans, done, has_cancel=True)
+    kinds = [type(event) for event in events]
+    if TaskCancelled in kinds:
+        assert AttemptStarted not in kinds[kinds.index(TaskCancelled) :]
+    if executor == "sequential":
+        assert AttemptStarted not in kinds[at + 1 :]
+        if kinds[at] is not AttemptStarted:
+            assert calls == calls_at_cancel
+
+
+@pytest.mark.parametrize("executor", ["sequential", "thread"])
+@given(**any_graph, at=st.integers(0, 40))
+@examples(150)
+def test_a_run_can_be_cancelled_at_any_event(executor, plans, seed, max_workers, at):
+    run_and_cancel(executor, plans, seed, max_workers, at)
+
+
+@pytest.mark.parametrize("executor", ["sequential", "thread"])
+@given(**any_graph, at=st.integers(0, 40))
+@soak
+def test_a_run_can_be_cancelled_at_any_event_ten_thousand_times(executor, plans, seed, max_workers, at, part):
+    run_and_cancel(executor, plans, seed, max_workers, at)
+
+
+# ---------------------------------------------------------------- the same seed, the same run
+
+
+def run_twice(plans, seed, *, fail_fast):
+    once, again = (repr(run(plans, "fuzzed", seed, fail_fast=fail_fast).events) for _ in range(2))
+    assert once == again
+
+
+@given(graphs(), st.integers(0, 2**32), st.booleans())
+@examples(50)
+def test_the_same_seed_gives_the_same_events(plans, seed, fail_fast):
+    run_twice(plans, seed, fail_fast=fail_fast)
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("executor", EXECUTORS)
-@given(**any_graph)
-@soak
-def test_a_run_gives_what_the_model_says_ten_thousand_times(executor, plans, seed, max_workers):
-    run_and_compare(executor, plans, seed, max_workers)
+@given(graphs(), st.integers(0, 2**32), st.booleans())
+@examples(1000)
+def test_the_same_seed_gives_the_same_events_a_thousand_times(plans, seed, fail_fast):
+    run_twice(plans, seed, fail_fast=fail_fast)
+
+
+def test_event_logs_tell_times_and_run_ids():
+    """What the tests above compare is not empty of what could differ."""
+    plans = [TaskPlan("a", retries=1, script=("fail", "ok"), length=1.5, jitter=0.5), TaskPlan("b", ("a",))]
+    logs = {repr([(e.run_id, e.time, e) for e in run(plans, "fuzzed", seed).events]) for seed in range(20)}
+    assert len(logs) == 20
+
+
+def test_different_seeds_give_different_orders_and_the_same_results():
+    """a, b, c, d ─► join"""
+    plans = [*(TaskPlan(name) for name in "abcd"), TaskPlan("join", tuple("abcd"))]
+    runs = [run(plans, "fuzzed", seed) for seed in range(50)]
+    orders = {tuple(e.task_name for e in done.events if isinstance(e, AttemptStarted)) for done in runs}
+    assert len(orders) >= 12  # of 24
+    assert {order[-1] for order in orders} == {"join"}
+    assert len({done.result["join"] for done in runs}) == 1
+
+
+def test_a_year_of_backoff_passes_in_an_instant():
+    clock = VirtualClock()
+    plan = TaskPlan("patient", retries=365, script=("fail",) * 365 + ("ok",), delay=86_400.0, max_delay=86_400.0)
+    dag = build([plan], clock, [])
+    begin = time.perf_counter()
+    result = clock.run(dag)
+    assert time.perf_counter() - begin < 1
+    assert result.tasks["patient"].attempts == 366
+    assert result.duration >= 365 * 86_400
+
+
+# ---------------------------------------------------------------- attempts that outlive their deadline
+
+
+def race(lengths, timeout, clock):
+    """Run one task a length, each with the same timeout; return the result and the events."""
+    events = []
+    tasks = [Task(f"t{n}", lambda n=n: clock.sleep(lengths[n]), timeout=timeout) for n in range(len(lengths))]
+    options = {"fail_fast": False, "raise_on_failure": False, "observers": [events.append], "max_workers": 8}
+    return DAG("race", tasks=tasks).run(_clock=clock, **options), events
+
+
+def check_race(result, events):
+    ends = [event for event in events if type(event) in FINAL]
+    assert sorted(event.task_name for event in ends) == sorted(result.tasks)
+    for event in ends:
+        if isinstance(event, TaskFailed):
+            assert isinstance(event.error, TaskTimeoutError)
+            assert event.task_name not in result
+        else:
+            assert isinstance(event, TaskSucceeded)
+            assert event.task_name in result
+    assert result.abandoned_threads == len(result.failed)
+
+
+@given(st.lists(st.sampled_from([0.995, 0.999, 1.0, 1.001, 1.005]), min_size=1, max_size=7))
+@examples(200)
+def test_an_attempt_that_ends_around_its_deadline_has_one_outcome(lengths):
+    result, events = race(lengths, 1.0, VirtualClock())
+    check_race(result, events)
+    for n, length in enumerate(lengths):
+        if length != 1.0:
+            assert (f"t{n}" in result) == (length < 1.0)
+
+
+@pytest.mark.soak
+def test_a_thousand_attempts_that_end_around_their_deadline_have_one_outcome_in_real_time():
+    clock = SimpleNamespace(now=time.monotonic, epoch=time.time, sleep=time.sleep)
+    outcomes = set()
+    for n in range(250):
+        lengths = [0.02 + (((n * 4 + k) * 7) % 11 - 5) / 1000 for k in range(4)]
+        result, events = race(lengths, 0.02, None if clock is None else clock)
+        check_race(result, events)
+        outcomes |= {task.state for task in result.tasks.values()}
+    assert outcomes == {"succeeded", "failed"}
+
+
+@pytest.mark.parametrize("is_watched", [False, True])
+@pytest.mark.parametrize(("stuck", "goes_on"), [(7, True), (8, False)])
+def test_a_run_fails_at_eight_abandoned_threads(stuck, goes_on, is_watched):
+    """stuck0 .. stuck7 ─► teardown (all_done) ─► last
+
+    With seven of them the run goes on, with eight nothing starts any more.
+    """
+    clock, ran = VirtualClock(), []
+    jam = [Task(f"stuck{n}", lambda: clock.sleep(60), timeout=1) for n in range(stuck)]
+    teardown = Task("teardown", lambda: ran.append("teardown"), trigger="all_done").after(*jam)
+    last = Task("last", lambda: ran.append("last")).after(teardown)
+    options = {"observers": [lambda event: None]} if is_watched else {}
+    options |= {"fail_fast": False, "raise_on_failure": False, "max_workers": 20}
+    result = clock.run(DAG("jam", tasks=[last]), **options)
+    assert result.state == "failed"
+    assert result.abandoned_threads == stuck
+    assert ran == (["teardown", "last"] if goes_on else [])
+    assert {result.tasks[task.name].state for task in jam} == {"failed"}
+    if not goes_on:
+        assert {result.tasks["teardown"].state, result.tasks["last"].state} <= {"upstream_failed", "cancelled"}

@@ -15,7 +15,7 @@ from .program import MANY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from contextvars import Context
     from types import TracebackType
     from typing import Any
@@ -39,16 +39,26 @@ class Outcome:
         state: FAILED, SKIPPED or CANCELLED.
         error: The exception to keep; None for a skip.
         reason: Why, where the error does not say it.
+        has_started: Whether the function was called at all, and not only the condition.
         may_retry: Whether the retry policy allows another attempt after this error.
     """
 
-    __slots__ = ("error", "may_retry", "reason", "state")
+    __slots__ = ("error", "has_started", "may_retry", "reason", "state")
 
-    def __init__(self, state: int, error: BaseException | None, reason: str | None, *, may_retry: bool) -> None:
+    def __init__(
+        self,
+        state: int,
+        error: BaseException | None = None,
+        reason: str | None = None,
+        *,
+        may_retry: bool = False,
+        has_started: bool = True,
+    ) -> None:
         self.state = state
         self.error = error
         self.reason = reason
         self.may_retry = may_retry
+        self.has_started = has_started
 
 
 def make_call(
@@ -92,51 +102,55 @@ def make_call(
     return call
 
 
-def call_bound(
-    program: Program,
-    i: int,
-    attempt: int,
-    context: Context,
-    values: list[Any],
-    state: bytearray,
-    inputs: Mapping[str, Any],
-    task_context: Callable[[], TaskContext],
-) -> Any:
-    """Make an attempt of a SPECIAL id; the condition is judged before the first.
+class Arguments:
+    """Gets the arguments of SPECIAL ids.
 
     Args:
-        context: The context variables of this attempt.
+        program: What is called.
+        values: The results so far.
         state: The state of each id; a result counts only if its task succeeded.
-        task_context: Makes the task's own context, if it asks for it.
+        inputs: The run's inputs.
     """
-    binding = program.bindings.get(i)
-    func = program.funcs[i]
-    if binding is None:
-        ids = program.sources[i]
-        ids = () if ids is None else (ids,) if isinstance(ids, int) else ids
-        return context.run(func, *map(values.__getitem__, ids))
 
-    def value_of(source: Source) -> Any:
-        kind = source.kind
-        if kind == RESULT:
-            return values[source.key] if state[source.key] == SUCCEEDED else source.default
-        if kind == INPUT:
-            return inputs[source.key]
-        return task_context() if kind == CONTEXT else source.key
+    __slots__ = ("_inputs", "_program", "_state", "_values")
 
-    if binding.when is not None and attempt == 1:
-        args = map(value_of, binding.when_args)
-        context.run(_judge, program.names[i], binding.when, args, _by_name(binding.when_kwargs, value_of))
-    return context.run(func, *map(value_of, binding.args), **_by_name(binding.kwargs, value_of))
+    def __init__(self, program: Program, values: list[Any], state: bytearray, inputs: Mapping[str, Any]) -> None:
+        self._program = program
+        self._values = values
+        self._state = state
+        self._inputs = inputs
+
+    def of_function(self, i: int, task_context: Callable[[], TaskContext]) -> tuple[list[Any], dict[str, Any]]:
+        """Return what the function of *i* gets, by position and by name."""
+        binding = self._program.bindings.get(i)
+        if binding is None:
+            ids = self._program.sources[i]
+            ids = () if ids is None else (ids,) if isinstance(ids, int) else ids
+            return [self._values[u] for u in ids], {}
+        return self._get(binding.args, binding.kwargs, task_context)
+
+    def of_condition(self, i: int, task_context: Callable[[], TaskContext]) -> tuple[list[Any], dict[str, Any]]:
+        """Return what the condition of *i* gets."""
+        binding = self._program.bindings[i]
+        return self._get(binding.when_args, binding.when_kwargs, task_context)
+
+    def _get(
+        self, args: list[Source], kwargs: Mapping[str, Source], task_context: Callable[[], TaskContext]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        def value_of(source: Source) -> Any:
+            kind = source.kind
+            if kind == RESULT:
+                return self._values[source.key] if self._state[source.key] == SUCCEEDED else source.default
+            if kind == INPUT:
+                return self._inputs[source.key]
+            return task_context() if kind == CONTEXT else source.key
+
+        named = {name: value_of(source) for name, source in kwargs.items()}
+        return list(map(value_of, args)), {name: value for name, value in named.items() if value is not ABSENT}
 
 
-def _by_name(sources: Mapping[str, Source], value_of: Callable[[Source], Any]) -> dict[str, Any]:
-    given = {name: value_of(source) for name, source in sources.items()}
-    return {name: value for name, value in given.items() if value is not ABSENT}
-
-
-def _judge(name: str, when: Callable[..., object], args: Any, kwargs: Mapping[str, Any]) -> None:
-    """Raise unless the condition holds."""
+def ask_condition(name: str, when: Callable[..., object], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise unless the condition of task *name* holds: Skip if not, ConditionError if it cannot be told."""
     answer: Any = None
     try:
         answer = when(*args, **kwargs)
@@ -188,15 +202,17 @@ def judge_error(error: BaseException, program: Program, i: int, *, is_unwanted: 
         is_unwanted: Whether the run has asked the attempt to stop: only then may it end as cancelled.
     """
     if isinstance(error, Skip):
-        return Outcome(SKIPPED, None, str(error) or "the task raised Skip", may_retry=False)
+        why = str(error) or "the task raised Skip"
+        return Outcome(SKIPPED, reason=why, has_started=not isinstance(error, _WhenFalse))
     if isinstance(error, RunCancelledError) and is_unwanted:
-        return Outcome(CANCELLED, None, None, may_retry=False)
+        return Outcome(CANCELLED)
     error.__traceback__ = _without_engine(error.__traceback__)
-    reason = None
+    if isinstance(error, ConditionError):
+        return Outcome(FAILED, error, has_started=False)
+    reason: str | None = None
     if type(error).__name__ in ("CancelledError", "GeneratorExit") and not isinstance(error, Exception):
         reason = f"raised {type(error).__name__} but was not cancelled"
-    own = isinstance(error, (ConditionError, TaskResultError))
-    may_retry = not own and program.tasks[i].options.retry.is_retryable(error)
+    may_retry = not isinstance(error, TaskResultError) and program.tasks[i].options.retry.is_retryable(error)
     return Outcome(FAILED, error, reason, may_retry=may_retry)
 
 

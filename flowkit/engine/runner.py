@@ -50,12 +50,12 @@ from ..states import (
     SUCCEEDED,
     UPSTREAM_FAILED,
 )
-from .attempt import call_bound, judge_error, make_call
+from .attempt import Arguments, ask_condition, judge_error, make_call
 from .clock import RealClock, Timers
 from .interrupt import Interrupts
 from .limits import Limits
 from .program import SPECIAL
-from .scheduler import START, Scheduler
+from .scheduler import Scheduler
 from .workers import context_for
 from .workers.inline import InlinePool
 from .workers.threads import ThreadPool
@@ -149,6 +149,7 @@ class Run:
             except BaseException as error:
                 self.cancel(f"interrupted by {describe(error)}")
                 self._abandon()
+                self._tell_end()
                 raise
             finally:
                 self._pool.close()
@@ -166,8 +167,8 @@ class Run:
             if self._settings.timeout is not None:
                 self._timers.add(record.started_at + self._settings.timeout, self._run_timed_out)
             ready = self._scheduler.start()
-            if self._is_cancelled:  # before it began
-                self._stop(ready, takes_none=True)
+            if self._is_cancelled:  # before it began; the inline pool has taken back what it can see already
+                self._stop([i for i in ready if record.state[i] == PENDING], takes_none=True)
                 self._publish_decided()
                 ready = []
             ready = self._admit(ready)
@@ -201,12 +202,16 @@ class Run:
 
     def _is_quiet(self, asleep: Collection[object]) -> bool:
         """Return whether nothing goes on but workers that are in *asleep*. In this order: see ThreadPool._next."""
-        return not self._pool.has_ready() and all(worker in asleep for worker in self._pool.working())
+        return not self._pool.is_starting() and all(worker in asleep for worker in self._pool.working())
 
     def _end(self) -> None:
         record = self.record
         if record.failures or record.is_cancelled:
             self._clean_up()
+        self._tell_end()
+
+    def _tell_end(self) -> None:
+        record = self.record
         record.finished_at = self.now()
         if self._stream:
             state = RunResult(record).state
@@ -244,15 +249,24 @@ class Run:
 
     def call_of(self, worker: Worker) -> Callable[[int], Any]:
         """Return the function that makes an attempt on *worker*."""
-        program, record, inputs = self.program, self.record, self._settings.inputs
+        program, record, bindings = self.program, self.record, self.program.bindings
+        arguments = Arguments(program, record.values, record.state, self._settings.inputs)
         context = context_for(worker, self._context)
 
         def special(i: int) -> Any:
-            attempt = self._start_attempt(worker, i)
-            return call_bound(
-                program, i, attempt, context.copy(), record.values, record.state, inputs,
-                lambda: self.task_context(worker, i),
-            )  # fmt: skip
+            own = context.copy()
+
+            def task_context() -> TaskContext:
+                return self.task_context(worker, i)
+
+            when = bindings[i].when if i in bindings else None
+            if when is not None and record.attempts_of(i) == 1:
+                self._check_may_start(i)
+                args, kwargs = arguments.of_condition(i, task_context)
+                own.run(ask_condition, program.names[i], when, args, kwargs)
+            self._start_attempt(worker, i)
+            args, kwargs = arguments.of_function(i, task_context)
+            return own.run(program.funcs[i], *args, **kwargs)
 
         return make_call(program, self._arity, record.values, context, special)
 
@@ -268,26 +282,27 @@ class Run:
             self._cleanup.append,
         )
 
-    def _start_attempt(self, worker: Worker, i: int) -> int:
-        """Note that an attempt of a SPECIAL id starts; return its number."""
-        timeout = self.program.timed.get(i)
+    def _check_may_start(self, i: int) -> None:
         with self._lock:
-            if (self._is_failing or self._is_cancelled) and self._scheduler.decide(i) != START:
+            if not self._is_wanted_after_stop(i):
+                raise _NotStartedError
+
+    def _start_attempt(self, worker: Worker, i: int) -> None:
+        """Note that an attempt of a SPECIAL id starts."""
+        timeout = self.program.timed.get(i, 0.0)
+        with self._lock:
+            if not self._is_wanted_after_stop(i):
                 raise _NotStartedError
             attempt = self.record.attempts_of(i)
-            if timeout is not None and not worker.is_inline:
-                deadline = self.record.started[i] + timeout
-                if self._timers.add(deadline, self._timed_out, worker, i, attempt):
-                    self._wake()
+            is_timed = timeout and not worker.is_inline
+            if is_timed and self._timers.add(self.now() + timeout, self._timed_out, worker, i, attempt):
+                self._wake()
             if self._stream:
                 self._publish(AttemptStarted, self.record.names[i], attempt)
         self._deliver()
-        return attempt
 
     def _is_unwanted(self, worker: Worker, i: int) -> bool:
-        if worker.is_abandoned or self._is_cancelled:
-            return True
-        return self._is_failing and self._rule(i) not in ACCEPT_FAILURE
+        return worker.is_abandoned or not self._is_wanted_after_stop(i)
 
     def _rule(self, i: int) -> int:
         return self.program.rules[i] if self.program.rules else NONE_FAILED
@@ -323,8 +338,11 @@ class Run:
             with self._lock:
                 if worker.is_abandoned:
                     return None
-                self.record.started[i] = 0.0
-                ready = self._conclude(i, self._scheduler.decide(i))
+                if i in self.record.attempts:
+                    ready = self._give_up_retry(i)
+                else:
+                    self.record.started[i] = 0.0
+                    ready = self._conclude(i, self._scheduler.decide(i))
             self._deliver()
             return ready
         if worker.is_inline and self._interrupts and isinstance(error, KeyboardInterrupt):
@@ -342,6 +360,8 @@ class Run:
         """Note that the attempt of *i* ended without a value; return what became ready. Under the lock."""
         record = self.record
         record.ended[i] = self.now()
+        if not outcome.has_started:
+            record.started[i] = 0.0
         if outcome.error is not None:
             record.errors[i] = outcome.error
         if outcome.reason is not None:
@@ -351,16 +371,12 @@ class Run:
         assert outcome.error is not None  # noqa: S101 - for the type checker: FAILED has an error
         policy = self.program.tasks[i].options.retry
         attempt = record.attempts_of(i)
-        stops_here = record.abandoned_threads >= MOST_ABANDONED or self._may_not_start(i)
+        stops_here = record.abandoned_threads >= MOST_ABANDONED or not self._is_wanted_after_stop(i)
         if outcome.may_retry and attempt <= policy.retries and not stops_here:
             return self._back_off(i, attempt, policy.wait_after(attempt, outcome.error, self._random()))
-        if self._stream:
+        if self._stream and outcome.has_started:
             self._publish(AttemptFailed, record.names[i], attempt, policy.retries + 1, outcome.error, None)
         return self._conclude(i, FAILED)
-
-    def _may_not_start(self, i: int) -> bool:
-        stopped = self._is_failing or self._is_cancelled
-        return stopped and self._scheduler.decide(i) != START
 
     def _back_off(self, i: int, attempt: int, wait: float) -> list[int]:
         """Have the next attempt of *i* start in *wait* seconds; meanwhile it holds no worker and no limit."""
@@ -397,16 +413,34 @@ class Run:
 
     def _stop(self, ready: list[int], *, takes_none: bool) -> list[int]:
         """Take back everything that has not started; return what may start all the same. Under the lock."""
+        scheduler, attempts = self._scheduler, self.record.attempts
         queued = self._limits.withdraw() if self._limits else []
         unstarted = self._pool.withdraw()
         if self._limits:
             for i in unstarted:
                 self._limits.release(i)
         waiting = dict.fromkeys([*ready, *queued, *unstarted, *self._backing_off])
-        allowed = self._scheduler.stop(waiting, takes_none=takes_none)
-        started_before = self._backing_off.intersection(allowed)
-        self._backing_off = started_before
-        return [i for i in allowed if i not in started_before]
+        allowed = scheduler.stop([i for i in waiting if i not in attempts], takes_none=takes_none)
+        for i in waiting:
+            if i not in attempts:
+                continue
+            if self._is_wanted_after_stop(i):
+                allowed += [] if i in self._backing_off else [i]
+            else:
+                self._backing_off.discard(i)
+                allowed += self._give_up_retry(i)
+        return allowed
+
+    def _give_up_retry(self, i: int) -> list[int]:
+        """End *i*, which has made an attempt and is not to make the next; return what became ready."""
+        self.record.attempts[i] -= 1
+        ready = self._scheduler.finish(i, CANCELLED)
+        if self._stream:
+            self._publish_final(i)
+        return ready
+
+    def _is_wanted_after_stop(self, i: int) -> bool:
+        return not self._is_cancelled and (not self._is_failing or self._rule(i) in ACCEPT_FAILURE)
 
     def _admit(self, ready: list[int]) -> list[int]:
         return self._limits.admit(ready) if self._limits else ready
@@ -464,12 +498,11 @@ class Run:
             if record.state[i] != PENDING:
                 return
             ready = self._take_outcome(i, outcome)
-            is_too_many = record.abandoned_threads >= MOST_ABANDONED
+            if record.abandoned_threads >= MOST_ABANDONED:
+                count = record.abandoned_threads
+                self._halt(f"{count} threads were abandoned in attempts that timed out", ready)
+                ready = []
         self._deliver()
-        if is_too_many:
-            self._stop_run(
-                f"{record.abandoned_threads} threads were abandoned in attempts that timed out", is_cancelled=False
-            )
         self._pool.add(ready)
 
     def _run_timed_out(self) -> None:
@@ -480,21 +513,21 @@ class Run:
 
     def cancel(self, reason: str) -> None:
         """Stop: nothing new starts, and running threads are left behind after the grace. From any thread."""
-        if not self._is_over:
-            self._stop_run(reason, is_cancelled=True)
-
-    def _stop_run(self, reason: str, *, is_cancelled: bool) -> None:
         with self._lock:
-            if self._is_cancelled or not self._scheduler.remaining:
+            if self._is_over or self._is_cancelled or not self._scheduler.remaining:
                 return
-            self._is_cancelled = True
-            self.record.stop_reason = reason
-            self.record.is_cancelled = is_cancelled
-            self._stop([], takes_none=True)
-            self._publish_decided()
-            self._timers.add(self.now() + GRACE, self._abandon)
-            self._wake()
+            self.record.is_cancelled = True
+            self._halt(reason, [])
         self._deliver()
+
+    def _halt(self, reason: str, ready: list[int]) -> None:
+        """Let nothing start any more, *ready* included, and leave behind what still runs after the grace. Locked."""
+        self._is_cancelled = True
+        self.record.stop_reason = reason
+        self._stop(ready, takes_none=True)
+        self._publish_decided()
+        self._timers.add(self.now() + GRACE, self._abandon)
+        self._wake()
 
     def _abandon(self) -> None:
         """Leave every worker behind that is still in an attempt, and make final what is not."""

@@ -170,7 +170,9 @@ class Scheduler:
         """Make final whatever is not, running tasks included: the run is over."""
         for i, state in enumerate(self.state):
             if state < SUCCEEDED:
-                self.state[i] = UPSTREAM_FAILED if self._tainted and self._tainted[i] else CANCELLED
+                # What nothing is missing for was running; the others never got that far.
+                is_below_failure = self._missing[i] and self._tainted and self._tainted[i]
+                self.state[i] = UPSTREAM_FAILED if is_below_failure else CANCELLED
                 self.decided.append(i)
         self.remaining = 0
 

@@ -7,7 +7,7 @@ import sys
 import time
 from importlib import import_module
 
-from .report import describe_machine
+from .report import describe_machine, load_average
 
 ROWS = {
     "overhead": "overhead",
@@ -39,7 +39,7 @@ def main() -> None:
             print(table, flush=True)
             missed += table.missed()
         print(f"{row}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
-    print(f"{len(missed)} targets missed", *missed, sep="\n- ")
+    print(f"Load average {load_average()} at the end. {len(missed)} targets missed.", *missed, sep="\n- ")
 
 
 if __name__ == "__main__":

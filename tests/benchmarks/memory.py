@@ -33,7 +33,7 @@ DASK_TASKS = 100_000
 def run(quick: bool) -> list[Table]:
     """Measure at 1M tasks, each in a process of its own; the peers on a chain only, dask at 100,000."""
     tasks = 10_000 if quick else TASKS
-    shapes = ("chain",) if quick else ("chain", "layered, 3 random", "independent")
+    shapes = ("chain",) if quick else ("chain", "layered, 3 random")
     peer_lines = [
         _line(name, shapes[0], min(tasks, DASK_TASKS) if name.startswith("dask") else tasks)
         for name in ENGINES

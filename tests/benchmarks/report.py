@@ -64,8 +64,14 @@ def describe_machine() -> str:
     return (
         f"{time.strftime('%Y-%m-%d')}, {platform.python_implementation()} {platform.python_version()}, "
         f"{platform.system()} {platform.machine()}, {usable} cores, dask {_version_of('dask')}. "
-        "Medians of interleaved samples; the garbage collector is as Python sets it."
+        "Medians of interleaved samples; the garbage collector is as Python sets it. "
+        f"Load average {load_average()} at the start."
     )
+
+
+def load_average() -> str:
+    """Return how many processes wanted a core in the last minute: more than a few make figures worthless."""
+    return f"{os.getloadavg()[0]:.1f}"
 
 
 def _version_of(distribution: str) -> str:

@@ -72,7 +72,7 @@ class InlinePool:
         """Return the worker if it is in an attempt."""
         return [self.worker] if self.worker.current >= 0 else []
 
-    def has_ready(self) -> bool:
+    def is_starting(self) -> bool:
         """Return False: nobody but the loop itself takes ids."""
         return False
 

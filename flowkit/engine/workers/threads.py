@@ -88,9 +88,9 @@ class ThreadPool:
         idle = self._idle.copy()
         return [worker for worker in self._workers.copy() if worker not in idle]
 
-    def has_ready(self) -> bool:
-        """Return whether an id waits for a worker."""
-        return bool(self._ready)
+    def is_starting(self) -> bool:
+        """Return whether an id waits and a worker is free to take it."""
+        return bool(self._ready and (self._idle or self._missing))
 
     def replace(self, worker: Worker) -> None:
         """Stop counting *worker*, whose attempt was abandoned, so that another takes its place."""

@@ -1,0 +1,434 @@
+"""The pure core: the frozen graph, and which task may start when. No function, thread or clock is involved."""
+
+from collections import deque
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model import BAD, GOOD, RULES, SKIP, predict
+from strategies import graphs
+
+from flowkit.engine.graph import CycleError, freeze
+from flowkit.engine.scheduler import START, Scheduler
+from flowkit.states import NAMES, TRIGGERS
+
+CODES = {name: code for code, name in enumerate(NAMES)}
+FINAL = ["succeeded", "failed", "skipped", "upstream_failed", "cancelled"]
+ACCEPT_FAILURE = {"all_done", "one_failed", "all_failed"}
+
+
+class Graph:
+    """A scheduler over names: ``Graph("a", "b <- a", "c <- a b")``; rules by name, ``none_failed`` if not given."""
+
+    def __init__(self, *lines, **rules):
+        split = [line.partition("<-")[::2] for line in lines]
+        names = [name.strip() for name, _ in split]
+        graph, order = freeze([[names.index(before) for before in befores.split()] for _, befores in split])
+        self.names = [names[position] for position in order]
+        self.graph = graph
+        codes = bytes(TRIGGERS[rules.get(name, "none_failed")] for name in self.names)
+        self.scheduler = Scheduler(graph, codes if any(codes) else None)
+
+    def start(self):
+        return self._named(self.scheduler.start())
+
+    def finish(self, name, state):
+        return self._named(self.scheduler.finish(self.names.index(name), CODES[state]))
+
+    def stop(self, *waiting, takes_none=False):
+        return self._named(self.scheduler.stop(map(self.names.index, waiting), takes_none=takes_none))
+
+    def decided(self):
+        """Return what became final without running since the last call, with the states."""
+        named = {self.names[i]: NAMES[self.scheduler.state[i]] for i in self.scheduler.decided}
+        assert len(named) == len(self.scheduler.decided)
+        self.scheduler.decided.clear()
+        return named
+
+    def state(self, name):
+        return NAMES[self.scheduler.state[self.names.index(name)]]
+
+    def _named(self, ids):
+        assert len(set(ids)) == len(ids)
+        return {self.names[i] for i in ids}
+
+
+# ---------------------------------------------------------------- freezing
+
+
+@st.composite
+def shuffled_graphs(draw):
+    """The upstream positions of each position; edges go any way that leaves no cycle."""
+    count = draw(st.integers(0, 15))
+    place = draw(st.permutations(range(count)))
+    upstream = [[] for _ in range(count)]
+    if count > 1:
+        pairs = st.tuples(st.integers(0, count - 1), st.integers(0, count - 1)).filter(lambda pair: pair[0] != pair[1])
+        for low, high in map(sorted, draw(st.lists(pairs, max_size=40))):
+            if place[low] not in upstream[place[high]]:
+                upstream[place[high]].append(place[low])
+    return upstream
+
+
+def depths(upstream):
+    """Return the longest way to each position from one without upstream, by relaxing every edge often enough."""
+    depth = [0] * len(upstream)
+    for _ in upstream:
+        for i, before in enumerate(upstream):
+            depth[i] = max([depth[u] + 1 for u in before], default=0)
+    return depth
+
+
+@given(shuffled_graphs())
+def test_ids_are_given_out_generation_by_generation(upstream):
+    graph, order = freeze(upstream)
+    depth = depths(upstream)
+    assert order == sorted(range(len(upstream)), key=lambda position: (depth[position], position))
+    found = [[depth[order[i]] for i in ids] for ids in graph.generations()]
+    assert found == [[level] * depth.count(level) for level in range(max(depth, default=-1) + 1)]
+    assert [i for ids in graph.generations() for i in ids] == list(range(len(graph)))
+
+
+@given(shuffled_graphs())
+def test_a_frozen_graph_has_the_same_edges_on_both_sides(upstream):
+    graph, order = freeze(upstream)
+    assert [[order[u] for u in before] for before in graph.upstream] == [upstream[position] for position in order]
+    for i, after in enumerate(graph.downstream):
+        assert list(after) == [d for d in range(len(graph)) if i in graph.upstream[d]]
+        assert all(d > i for d in after)
+
+
+def test_an_empty_graph_has_no_generation():
+    graph, order = freeze([])
+    assert (len(graph), order, graph.generations()) == (0, [], [])
+
+
+# ---------------------------------------------------------------- cycles
+
+
+def cycle_of(upstream):
+    with pytest.raises(CycleError) as caught:
+        freeze(upstream)
+    return caught.value.args[0]
+
+
+def shortest_cycle_length(upstream):
+    """Return the number of edges of a shortest cycle, None without one, by a search from every position."""
+    lengths = []
+    for start in range(len(upstream)):
+        distance, queue = {start: 0}, deque([start])
+        while queue:
+            i = queue.popleft()
+            if start in upstream[i]:
+                lengths.append(distance[i] + 1)
+                break
+            for u in upstream[i]:
+                if u not in distance:
+                    distance[u] = distance[i] + 1
+                    queue.append(u)
+    return min(lengths, default=None)
+
+
+@given(st.integers(1, 10).flatmap(lambda n: st.lists(st.sets(st.integers(0, n - 1)), min_size=n, max_size=n)))
+@settings(max_examples=300)
+def test_a_cycle_that_is_told_is_a_shortest_one(sets):
+    upstream = [sorted(before) for before in sets]
+    length = shortest_cycle_length(upstream)
+    if length is None:
+        freeze(upstream)
+        return
+    cycle = cycle_of(upstream)
+    assert cycle[0] == cycle[-1]
+    assert len(set(cycle)) == len(cycle) - 1 == length
+    assert all(a in upstream[b] for a, b in zip(cycle, cycle[1:], strict=False))
+
+
+def test_a_task_that_depends_on_itself_is_a_cycle_of_one_edge():
+    assert cycle_of([[], [0, 1]]) == [1, 1]
+
+
+def test_what_hangs_on_a_cycle_is_not_part_of_it():
+    """0 ─► 1 ─► 2 ─► 3 ─► 1, 3 ─► 4"""
+    assert sorted(set(cycle_of([[], [0, 3], [1], [2], [3]]))) == [1, 2, 3]
+
+
+def test_a_cycle_of_a_hundred_thousand_tasks_is_told():
+    count = 100_000
+    cycle = cycle_of([[(i - 1) % count] for i in range(count)])
+    assert len(cycle) == count + 1
+
+
+def test_a_short_cycle_is_found_among_very_many():
+    """Every task depends on every other."""
+    count = 400
+    assert len(cycle_of([[u for u in range(count) if u != i] for i in range(count)])) == 3
+
+
+# ---------------------------------------------------------------- rules
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("states", [c for size in range(1, 6) for c in combinations(FINAL, size)])
+def test_a_rule_is_judged_by_all_upstream_states(rule, states):
+    """u0, u1, ... ─► t: each set of upstream states, against the reference model."""
+    ups = [f"u{n}" for n in range(len(states))]
+    graph = Graph(*ups, f"t <- {' '.join(ups)}", t=rule)
+    for name, state in zip(ups, states, strict=True):
+        assert graph.state("t") == "pending"
+        ready = graph.finish(name, state)
+    if RULES[rule](states):
+        assert ready == {"t"}
+        assert graph.decided() == {}
+    else:
+        assert ready == set()
+        assert graph.decided() == {"t": "upstream_failed" if BAD & set(states) else SKIP}
+
+
+def test_a_branch_that_is_skipped_does_not_skip_the_join():
+    """choose ─► left ─► join, choose ─► right ─► join"""
+    graph = Graph("choose", "left <- choose", "right <- choose", "join <- left right")
+    graph.finish("choose", "succeeded")
+    assert graph.finish("left", "skipped") == set()
+    assert graph.finish("right", "succeeded") == {"join"}
+
+
+def test_what_hangs_under_skipped_tasks_alone_is_skipped_at_once():
+    """a ─► b ─► c ─► d"""
+    graph = Graph("a", "b <- a", "c <- b", "d <- c")
+    assert graph.finish("a", "skipped") == set()
+    assert graph.decided() == {"b": "skipped", "c": "skipped", "d": "skipped"}
+    assert graph.scheduler.remaining == 0
+
+
+def test_an_alert_starts_after_a_failure_reaches_it():
+    """a ─► b ─► alert (one_failed)"""
+    graph = Graph("a", "b <- a", "alert <- b", alert="one_failed")
+    assert graph.finish("a", "failed") == {"alert"}
+    assert graph.decided() == {"b": "upstream_failed"}
+
+
+# ---------------------------------------------------------------- any order
+
+
+def outcome_of(plan):
+    """Return the state in which a task ends that starts, as the reference model has it."""
+    (state,) = predict([plan.__class__(plan.name, when=plan.when, retries=plan.retries, script=plan.script)])[0].values()
+    return CODES[state]
+
+
+def frozen(plans):
+    """Return the graph of *plans*, the plan of each id and the code of its rule."""
+    position = {plan.name: n for n, plan in enumerate(plans)}
+    graph, order = freeze([[position[before] for before in plan.upstream] for plan in plans])
+    by_id = [plans[n] for n in order]
+    return graph, by_id, bytes(TRIGGERS[plan.rule] for plan in by_id)
+
+
+def states_of(scheduler, by_id):
+    return {plan.name: NAMES[scheduler.state[i]] for i, plan in enumerate(by_id)}
+
+
+@given(graphs(), st.randoms(use_true_random=False))
+@settings(max_examples=300)
+def test_the_order_in_which_tasks_end_does_not_change_the_states(plans, rng):
+    graph, by_id, rules = frozen(plans)
+    scheduler = Scheduler(graph, rules)
+    ready, started = scheduler.start(), []
+    while ready:
+        i = ready.pop(rng.randrange(len(ready)))
+        started.append(i)
+        assert all(scheduler.state[u] >= CODES[GOOD] for u in graph.upstream[i])
+        ready += scheduler.finish(i, outcome_of(by_id[i]))
+        assert scheduler.remaining == scheduler.state.count(CODES["pending"])
+    assert scheduler.remaining == 0
+    assert sorted(started + scheduler.decided) == list(range(len(plans)))
+    assert states_of(scheduler, by_id) == predict(plans)[0]
+
+
+@given(graphs())
+@settings(max_examples=300)
+def test_walking_the_ids_in_order_gives_the_same_states(plans):
+    """What ``retire`` and ``decide`` are for."""
+    graph, by_id, rules = frozen(plans)
+    scheduler = Scheduler(graph, rules)
+    for i, plan in enumerate(by_id):
+        state = scheduler.decide(i)
+        scheduler.retire(i, outcome_of(plan) if state == START else state)
+    assert scheduler.remaining == 0
+    assert states_of(scheduler, by_id) == predict(plans)[0]
+
+
+def test_many_tasks_become_ready_in_ascending_order():
+    graph = freeze([[], *([0] for _ in range(50))])[0]
+    assert Scheduler(graph, None).finish(0, CODES[GOOD]) == list(range(1, 51))
+
+
+def test_a_skip_runs_down_a_chain_of_a_hundred_thousand_without_recursion():
+    count = 100_000
+    scheduler = Scheduler(freeze([[], *([i] for i in range(count - 1))])[0], None)
+    assert scheduler.finish(0, CODES[SKIP]) == []
+    assert scheduler.decided == list(range(1, count))
+    assert scheduler.remaining == 0
+
+
+def test_a_failure_taints_a_chain_of_a_hundred_thousand_without_recursion():
+    count = 100_000
+    scheduler = Scheduler(freeze([[], *([i] for i in range(count - 1))])[0], None)
+    scheduler.finish(0, CODES["failed"])
+    scheduler.stop([], takes_none=False)
+    assert set(scheduler.state[1:]) == {CODES["upstream_failed"]}
+
+
+# ---------------------------------------------------------------- stopping
+
+
+def test_after_a_stop_only_tasks_that_accept_a_failure_start():
+    """bad ─► alert (one_failed), bad ─► next; other ─► more, other ─► teardown (all_done)"""
+    graph = Graph(
+        "bad", "other", "alert <- bad", "next <- bad", "more <- other", "teardown <- other",
+        alert="one_failed", teardown="all_done",
+    )  # fmt: skip
+    assert graph.start() == {"bad", "other"}
+    assert graph.finish("bad", "failed") == {"alert"}
+    assert graph.stop("alert") == {"alert"}
+    assert graph.finish("other", "succeeded") == {"teardown"}
+    assert graph.decided() == {"next": "upstream_failed", "more": "cancelled"}
+
+
+def test_waiting_tasks_are_cancelled_by_a_stop_unless_they_accept_a_failure():
+    """bad; waiting ─► below; standby (all_done)"""
+    graph = Graph("bad", "waiting", "below <- waiting", "standby", standby="all_done")
+    graph.finish("bad", "failed")
+    assert graph.stop("waiting", "standby") == {"standby"}
+    assert graph.decided() == {"waiting": "cancelled", "below": "cancelled"}
+
+
+def test_a_teardown_starts_when_a_stop_cancels_all_that_it_waits_for():
+    """bad; waiting ─► teardown (all_done)"""
+    graph = Graph("bad", "waiting", "teardown <- waiting", teardown="all_done")
+    graph.finish("bad", "failed")
+    assert graph.stop("waiting") == {"teardown"}
+
+
+def test_a_cancelled_upstream_is_no_failure():
+    """bad; waiting ─► alert (one_failed), waiting ─► worse (all_failed)"""
+    graph = Graph("bad", "waiting", "alert <- waiting", "worse <- waiting", alert="one_failed", worse="all_failed")
+    graph.finish("bad", "failed")
+    assert graph.stop("waiting") == set()
+    assert graph.decided() == {"waiting": "cancelled", "alert": "cancelled", "worse": "cancelled"}
+
+
+def test_after_a_stop_everything_below_a_failed_task_is_upstream_failed():
+    """bad ─► teardown (all_done) ─► report; running ─► report2
+
+    The teardown succeeds, and its own downstream is below the failed task all the same.
+    """
+    graph = Graph("bad", "running", "teardown <- bad", "report <- teardown", "report2 <- running", teardown="all_done")
+    graph.finish("bad", "failed")
+    assert graph.stop("teardown") == {"teardown"}
+    assert graph.finish("teardown", "succeeded") == set()
+    assert graph.finish("running", "succeeded") == set()
+    assert graph.decided() == {"report": "upstream_failed", "report2": "cancelled"}
+
+
+def test_a_task_that_fails_after_the_stop_taints_what_is_below_it_too():
+    """bad; running ─► next"""
+    graph = Graph("bad", "running", "next <- running")
+    graph.finish("bad", "failed")
+    graph.stop()
+    graph.finish("running", "failed")
+    assert graph.decided() == {"next": "upstream_failed"}
+
+
+def test_what_hangs_under_skipped_tasks_alone_is_skipped_after_a_stop_too():
+    """bad; running ─► next"""
+    graph = Graph("bad", "running", "next <- running")
+    graph.finish("bad", "failed")
+    graph.stop()
+    graph.finish("running", "skipped")
+    assert graph.decided() == {"next": "skipped"}
+
+
+def test_a_cancel_stops_tasks_that_accept_a_failure_too():
+    """bad ─► alert (one_failed); standby (all_done); running ─► teardown (all_done)"""
+    graph = Graph(
+        "bad", "alert <- bad", "standby", "running", "teardown <- running",
+        alert="one_failed", standby="all_done", teardown="all_done",
+    )  # fmt: skip
+    graph.finish("bad", "failed")
+    assert graph.stop("alert", "standby", takes_none=True) == set()
+    assert graph.finish("running", "succeeded") == set()
+    assert graph.decided() == {"alert": "upstream_failed", "standby": "cancelled", "teardown": "cancelled"}
+    assert graph.scheduler.remaining == 0
+
+
+def test_a_cancel_after_a_failure_takes_back_what_the_failure_had_left():
+    """bad ─► alert (one_failed)"""
+    graph = Graph("bad", "alert <- bad", alert="one_failed")
+    graph.finish("bad", "failed")
+    assert graph.stop("alert") == {"alert"}
+    assert graph.stop("alert", takes_none=True) == set()
+    assert graph.decided() == {"alert": "upstream_failed"}
+
+
+def test_a_failure_after_a_cancel_does_not_let_tasks_start_again():
+    """running ─► teardown (all_done)"""
+    graph = Graph("running", "teardown <- running", teardown="all_done")
+    assert graph.stop(takes_none=True) == set()
+    assert graph.stop(takes_none=False) == set()
+    assert graph.finish("running", "failed") == set()
+    assert graph.decided() == {"teardown": "upstream_failed"}
+
+
+def test_cancelling_the_rest_makes_everything_final():
+    """done; bad ─► alert (one_failed); running ─► next"""
+    graph = Graph("done", "bad", "alert <- bad", "running", "next <- running", alert="one_failed")
+    graph.finish("done", "succeeded")
+    graph.finish("bad", "failed")
+    graph.stop(takes_none=True)
+    graph.scheduler.cancel_rest()
+    assert graph.decided() == {"alert": "upstream_failed", "running": "cancelled", "next": "cancelled"}
+    assert graph.scheduler.remaining == 0
+    assert (graph.state("done"), graph.state("bad")) == ("succeeded", "failed")
+
+
+@given(graphs(), st.randoms(use_true_random=False), st.integers(0, 12), st.booleans())
+@settings(max_examples=300)
+def test_every_task_is_final_once_when_the_run_stops_at_any_moment(plans, rng, at, takes_none):
+    graph, by_id, rules = frozen(plans)
+    scheduler = Scheduler(graph, rules)
+    ready, running, started = scheduler.start(), [], []
+    step = 0
+    while ready or running:
+        if step == at:
+            ready = scheduler.stop(ready, takes_none=takes_none)
+            assert not (takes_none and ready)
+        step += 1
+        if ready and (not running or rng.random() < 0.5):
+            running.append(ready.pop(rng.randrange(len(ready))))
+            started.append(running[-1])
+            assert step <= at or by_id[started[-1]].rule in ACCEPT_FAILURE
+        elif running:
+            i = running.pop(rng.randrange(len(running)))
+            ready += scheduler.finish(i, outcome_of(by_id[i]))
+    assert scheduler.remaining == 0
+    assert sorted(started + scheduler.decided) == list(range(len(plans)))
+    state = states_of(scheduler, by_id)
+    failed = {name for name in state if state[name] == "failed"}
+    for i in scheduler.decided:
+        if state[by_id[i].name] == "upstream_failed":
+            assert failed & above(plans, by_id[i].name)
+        elif step > at:
+            assert not failed & above(plans, by_id[i].name) or state[by_id[i].name] == "skipped"
+
+
+def above(plans, name):
+    """Return the names of all tasks that *name* depends on, over any number of edges."""
+    upstream = {plan.name: plan.upstream for plan in plans}
+    found, waiting = set(), [name]
+    while waiting:
+        new = set(upstream[waiting.pop()]) - found
+        found |= new
+        waiting += new
+    return found
