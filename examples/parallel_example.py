@@ -37,7 +37,7 @@ class Archive(NamedTuple):
 def find_files() -> list[list[Path]]:
     """Return the .py files of the standard library, without its tests, in shares of about the same size."""
     library = Path(sysconfig.get_path("stdlib"))
-    found = [path for path in library.rglob("*.py") if LEFT_OUT.isdisjoint(path.parts)]
+    found = [path for path in library.rglob("*.py") if LEFT_OUT.isdisjoint(path.relative_to(library).parts)]
     by_size = sorted(found, key=lambda path: (path.stat().st_size, path))
     return [by_size[number::SHARES] for number in range(SHARES)]
 

@@ -26,12 +26,12 @@ from typing import NamedTuple
 
 from flowkit import DAG, Skip, Task, TaskContext, task
 
-STDLIB = Path(sysconfig.get_path("stdlib"))
-LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+STDLIB = Path(sysconfig.get_path("stdlib")).resolve()
+LEFT_OUT = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "turtledemo"}
 SHARES = 8
 MEASURED = [
-    "argparse", "asyncio", "concurrent.futures", "dataclasses", "email.message", "http.client", "json", "logging",
-    "multiprocessing", "sqlite3", "tkinter", "typing", "unittest", "urllib.request", "xml.etree.ElementTree",
+    "argparse", "asyncio", "dataclasses", "email.message", "json", "logging", "multiprocessing", "sqlite3", "tkinter",
+    "typing", "unittest", "urllib.request",
 ]  # fmt: skip
 SHOWN, KEPT = 8, 50
 """Rows of each table in the terminal and in the file."""
@@ -63,7 +63,6 @@ class Module(NamedTuple):
 Graph = dict[str, list[str]]
 """Each module to the modules that it imports when it is imported."""
 
-
 Row = tuple[str | int | float, ...]
 
 
@@ -82,12 +81,12 @@ class Section(NamedTuple):
 
 @task
 def find_modules(source: Path) -> list[Source]:
+    root = source.parent if (source / "__init__.py").exists() else source
     found = []
     for path in sorted(source.rglob("*.py")):
-        parts = path.relative_to(source).with_suffix("").parts
-        if LEFT_OUT.isdisjoint(parts) and all(part.isidentifier() for part in parts):
-            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            found.append(Source(name or source.name, path))
+        name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        if LEFT_OUT.isdisjoint(path.relative_to(source).parts) and name.replace(".", "_").isidentifier():
+            found.append(Source(name, path))
     if not found:
         raise Skip(f"no Python file in {source}")
     return found
@@ -172,16 +171,16 @@ def link(modules: list[Module]) -> Graph:
 @task
 def overview(modules: list[Module], graph: Graph, source: Path) -> Section:
     functions = [lines for module in modules for _, lines in module.functions]
-    built_in = len(sys.stdlib_module_names - graph.keys()) if source == STDLIB else 0
     facts: list[Row] = [
         ("modules", len(modules)),
         ("lines", sum(module.lines for module in modules)),
         ("functions", len(functions)),
         ("lines of the median function", sorted(functions)[len(functions) // 2] if functions else 0),
-        ("imports between modules", sum(len(imports) for imports in graph.values())),
+        ("imports of other modules", sum(len(imports) for imports in graph.values())),
         ("imported names that are deferred", sum(len(module.deferred) for module in modules)),
-        ("top-level modules in C, or for other systems", built_in),
     ]
+    if source == STDLIB:
+        facts.append(("top-level modules in C, or for other systems", len(sys.stdlib_module_names - graph.keys())))
     return Section("Overview", str(source), ("", "count"), facts, has_bars=False)
 
 
@@ -238,11 +237,9 @@ def import_cycles(graph: Graph) -> Section:
             first = cycle.index(min(cycle))
             cycles.add((*cycle[first:], *cycle[:first]))
     shortest = sorted(cycles, key=lambda cycle: (len(cycle), cycle))[:KEPT]
-    rows: list[Row] = [
-        (" → ".join([cycle[0], *reversed(cycle)]), len(cycle)) for cycle in shortest
-    ]
+    rows: list[Row] = [(" → ".join([cycle[0], *reversed(cycle)]), len(cycle)) for cycle in shortest]
     note = f"{len(cycles)} in all: modules that import each other while they are being imported."
-    return Section("Import cycles", note, ("cycle", "modules"), rows)
+    return Section("Import cycles", note, ("cycle", "modules"), rows, has_bars=False)
 
 
 # ---------------------------------------------------------------- measure
@@ -271,14 +268,13 @@ def time_import(module: str) -> ImportTime:
     command = [sys.executable, "-I", "-X", "importtime", "-c", f"import {module}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     lines = done.stderr.splitlines()
-    if done.returncode and "Error: " in lines[-1]:
-        raise Skip(lines[-1])
-    done.check_returncode()
+    if done.returncode:
+        raise Skip(lines[-1] if lines else f"exit code {done.returncode}")
     wanted = {module, *(module[:end] for end, letter in enumerate(module) if letter == ".")}
     loaded: list[tuple[int, str]] = []
     group: list[tuple[int, str]] = []
-    for line in lines[1:]:  # microseconds | cumulative | name, further right than the name below that imports it
-        microseconds, _, name = line.removeprefix("import time:").split("|")
+    table = [line.removeprefix("import time:").split("|") for line in lines if line.startswith("import time:")]
+    for microseconds, _, name in table[1:]:  # a module stands below what it imports, which is indented
         group.append((int(microseconds), name.strip()))
         if not name.startswith("  "):
             loaded += group if name.strip() in wanted else []
@@ -297,9 +293,7 @@ def slowest_imports(context: TaskContext, *times: ImportTime | None) -> Section:
     if skipped:
         note += f" Left out: {', '.join(skipped)}."
     slowest = sorted((time for time in times if time), key=lambda time: -time.milliseconds)
-    rows: list[Row] = [
-        (time.module, round(time.milliseconds, 1), time.modules, time.slowest) for time in slowest
-    ]
+    rows: list[Row] = [(time.module, round(time.milliseconds, 1), time.modules, time.slowest) for time in slowest]
     return Section("Slowest imports", note, ("import", "ms", "modules loaded", "slowest of them"), rows)
 
 
@@ -316,13 +310,17 @@ def as_cell(value: str | float) -> str:
 
 
 def as_text(section: Section) -> str:
+    lines = [f"=== {section.title}", *filter(None, [section.note])]
+    if not section.rows:
+        return "\n".join(lines)
     table = [section.columns, *(tuple(map(as_cell, row)) for row in section.rows[:SHOWN])]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     bars = ["", *("█" * round(20 * bar_length(section, row)) for row in section.rows)]
-    lines = [f"=== {section.title}", *filter(None, [section.note])]
-    for (name, number, *rest), bar in zip(table, bars, strict=False):
-        others = "  ".join(cell.rjust(width) for cell, width in zip(rest, widths[2:], strict=True))
-        lines.append(f"  {name:<{widths[0]}}  {number:>{widths[1]}}  {bar:<20}  {others}".rstrip())
+    for cells, bar in zip(table, bars, strict=False):
+        aligned = [f"{cells[0]:<{widths[0]}}", f"{cells[1]:>{widths[1]}}"]
+        for cell, width in zip(cells[2:], widths[2:], strict=True):
+            aligned.append(cell.rjust(width) if cell.isdigit() else cell.ljust(width))
+        lines.append("  ".join(["", *aligned, bar]).rstrip())
     if len(section.rows) > SHOWN:
         lines.append(f"  ... {len(section.rows) - SHOWN} more in the file")
     return "\n".join(lines)
@@ -333,9 +331,9 @@ def as_html(section: Section) -> str:
     rows = []
     for row in section.rows:
         name, number, *rest = (html.escape(as_cell(cell)) for cell in row)
-        bar = f"<i style='width:{9 * bar_length(section, row):.2f}em'></i>"
+        bar = f"<i style='width:{15 * bar_length(section, row):.2f}em'></i>"
         others = "".join(f"<td>{cell}</td>" for cell in rest)
-        rows.append(f"<tr><td>{name}</td><td>{bar}{number}</td>{others}</tr>")
+        rows.append(f"<tr><td>{name}</td><td>{number}</td>{others}<td>{bar}</td></tr>")
     title, note = html.escape(section.title), html.escape(section.note)
     return f"<h2>{title}</h2><p>{note}</p><table><tr>{head}</tr>{''.join(rows)}</table>"
 
@@ -344,8 +342,8 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em }
 table { border-collapse: collapse } th { text-align: left }
 td, th { padding: 0 1.5em 0 0; vertical-align: top }
-td + td { font-variant-numeric: tabular-nums; white-space: nowrap }
-i { background: #3b7dd8; display: inline-block; height: .7em; margin-right: .6em }
+td:nth-child(2) { font-variant-numeric: tabular-nums; text-align: right }
+i { background: #3b7dd8; display: inline-block; height: .7em }
 """
 
 
@@ -391,7 +389,9 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
 
     dag = DAG("stdlib report", limits={"processes": 2})
-    result = dag.run({"source": arguments.source, "output": output})
+    result = dag.run({"source": arguments.source.resolve(), "output": output})
+    if "write_text" not in result:
+        sys.exit(result.tasks["find_modules"].reason)
     print(result["write_text"])
     print(f"\n{len(result.tasks)} tasks in {result.duration:.1f} s; the longer report is {result['write_html']}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import warnings
 from contextvars import copy_context
+from importlib import import_module
 
 from . import registry, wiring
 from .engine.callbacks import Callbacks
@@ -16,8 +17,8 @@ from .engine.program import compile_program, freeze_tasks, raise_problems
 from .engine.runner import Run
 from .engine.settings import check_keywords, make_settings, merge
 from .engine.signature import read_signature
-from .exceptions import DefinitionError, FlowkitError, OptionError, TaskNotFoundError, listing
-from .render import dot, mermaid, text
+from .exceptions import DefinitionError, FlowkitError, OptionError, TaskNotFoundError, close_matches, listing, shown
+from .render import report
 from .results import RunResult
 from .task import Task
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from .engine.program import Program
     from .engine.settings import RunKeywords
 
-_PICTURES = {"text": text.render, "mermaid": mermaid.render, "dot": dot.render}
+_PICTURES = ("text", "mermaid", "dot")
 _MOST_PROGRAMS = 8
 """How many frozen graphs a DAG keeps, one for each set of inputs and targets that it was run with."""
 
@@ -69,11 +70,11 @@ class DAG:
         if not isinstance(name, str) or not name or not name.isprintable():
             raise OptionError(f"DAG name {name!r} must be a string of printable characters.")
         self.name = name
-        check_keywords(f"DAG({name!r})", options)
-        self._defaults: dict[str, Any] = dict(options)
+        self._defaults = check_keywords(f"DAG({name!r})", options)
         self._inputs = _check_inputs(self._where("DAG"), inputs)
         self._module: str = sys._getframe(1).f_globals.get("__name__", "?")
         self._tasks = None if tasks is None else dict.fromkeys(self._check_tasks(tasks))
+        self._is_explicit = tasks is not None
         self._open_blocks: list[Token[Any]] = []
         self._programs: dict[tuple[Any, ...], Program] = {}
         self._version = -1
@@ -95,19 +96,20 @@ class DAG:
         registry.block.reset(self._open_blocks.pop())
 
     def _check_tasks(self, tasks: Iterable[Task[..., Any]]) -> list[Task[..., Any]]:
-        if isinstance(tasks, (str, Task)):
-            raise OptionError(f"{self._where('DAG')}: tasks={tasks!r} must be a list of tasks. Write tasks=[...].")
+        if isinstance(tasks, (str, Task)) or not hasattr(tasks, "__iter__"):
+            raise OptionError(f"{self._where('DAG')}: tasks={shown(tasks)} must be a list of tasks. Write tasks=[...].")
         found = list(tasks)
         for task in found:
             if not isinstance(task, Task):
                 kind = type(task).__name__
-                raise TypeError(f"{self._where('DAG')}: tasks must hold tasks, not {task!r} of type {kind}.")
+                raise TypeError(f"{self._where('DAG')}: tasks must hold tasks, not {shown(task)} of type {kind}.")
         return found
 
     def _collect(self) -> list[Task[..., Any]]:
         """Return the tasks, in definition order."""
         if self._tasks is not None:
-            return wiring.connected([t for t in self._tasks if not _is_template(t)], with_downstream=False)
+            seeds = self._tasks if self._is_explicit else [t for t in self._tasks if not _is_template(t.latest())]
+            return wiring.connected(seeds, with_downstream=False)
         found = [task for task in registry.made_by(self._module) if not _is_template(task)]
         if not found:
             warnings.warn(
@@ -119,52 +121,73 @@ class DAG:
 
     def _program(self, inputs: Iterable[str], targets: Iterable[Any] | None) -> Program:
         """Return the frozen graph; it is made again only if some wiring has changed since."""
-        if targets is not None:
-            targets = self._check_targets(targets)
-        key = (frozenset(inputs), targets)
-        if self._version != wiring.version.number:
+        key = (frozenset(inputs), None if targets is None else self._check_targets(targets))
+        version = wiring.version.number
+        if self._version != version:
             self._programs.clear()
+            self._version = version
         known = self._programs.get(key)
         if known is None:
-            version = wiring.version.number
-            known = self._freeze(key[0], targets)
-            if len(self._programs) >= _MOST_PROGRAMS:
-                self._programs.clear()
-            self._programs[key] = known
-            self._version = version
+            known = self._freeze(*key)
+            # Tasks of functions are found by the thread that made them, as long as somebody else holds them.
+            if self._tasks is not None or not registry.has_tasks_of_functions(self._module):
+                if len(self._programs) >= _MOST_PROGRAMS:
+                    self._programs.clear()
+                self._programs[key] = known
         return known
 
     def _freeze(self, inputs: frozenset[str], targets: tuple[str, ...] | None) -> Program:
         everything = tasks = self._collect()
+        upstream = wiring.edges(tasks)
         if targets is not None:
-            by_name = {task.name: task for task in tasks}
-            unknown = [name for name in targets if name not in by_name]
-            if unknown:
-                raise TaskNotFoundError(f"{self._where('run')}: targets: {_no_task(unknown[0], by_name)}")
-            tasks = wiring.connected([by_name[name] for name in targets], with_downstream=False)
-        program = compile_program(self.name, tasks, wiring.edges(tasks), inputs)
-        self._check_inputs_used(inputs, program, everything)
+            kept = self._needed_for(targets, tasks, upstream)
+            position = {old: new for new, old in enumerate(kept)}
+            tasks = [everything[old] for old in kept]
+            upstream = [[position[u] for u in upstream[old]] for old in kept]
+        program, problems = compile_program(self.name, tasks, upstream, inputs)
+        raise_problems(self.name, problems + self._unused_inputs(inputs, program, everything))
         return program
 
     def _check_targets(self, targets: Iterable[Any]) -> tuple[str, ...]:
-        if isinstance(targets, (str, Task)):
-            raise OptionError(f"{self._where('run')}: targets={targets!r} must be a list. Write targets=[{targets!r}].")
-        return tuple([target.name if isinstance(target, Task) else target for target in targets])
+        names = [target.name if isinstance(target, Task) else target for target in targets]
+        wrong = [name for name in names if not isinstance(name, str)]
+        if wrong:
+            raise OptionError(f"{self._where('run')}: targets must hold names of tasks, not {shown(wrong[0])}.")
+        return tuple(names)
 
-    def _check_inputs_used(self, inputs: frozenset[str], program: Program, everything: list[Task[..., Any]]) -> None:
-        problems: list[DefinitionError] = []
+    def _needed_for(
+        self, targets: tuple[str, ...], tasks: list[Task[..., Any]], upstream: list[list[int]]
+    ) -> list[int]:
+        """Return the positions of *targets* and all they depend on, ascending."""
+        position = {task.name: i for i, task in enumerate(tasks)}
+        unknown = [name for name in targets if name not in position]
+        if unknown:
+            known = listing(position) if position else "none"
+            named = ", ".join(f"{name!r}{close_matches(name, position)}" for name in unknown[:10])
+            raise TaskNotFoundError(f"{self._where('run')}: targets: no task is named {named}; there are: {known}.")
+        needed = {position[name] for name in targets}
+        waiting = list(needed)
+        while waiting:
+            new = set(upstream[waiting.pop()]) - needed
+            needed |= new
+            waiting += new
+        return sorted(needed)
+
+    def _unused_inputs(
+        self, inputs: frozenset[str], program: Program, everything: list[Task[..., Any]]
+    ) -> list[DefinitionError]:
         task_names = {task.name for task in everything}
-        unused = sorted(inputs - program.inputs)
+        unused = inputs - program.inputs
         if unused and len(everything) > len(program):  # a task that is no target may take it
-            whole = compile_program(self.name, everything, wiring.edges(everything), inputs)
-            unused = [name for name in unused if name not in whole.inputs]
-        for name in unused:
+            unused -= _parameters(everything)
+        problems: list[DefinitionError] = []
+        for name in sorted(unused | (inputs & task_names)):
             if name in task_names:
                 why = "a task has that name, and its result is what parameters of that name get"
             else:
-                why = f"no task has a parameter of that name{_close_matches(name, _parameters(everything))}"
+                why = f"no task has a parameter of that name{close_matches(name, _parameters(everything))}"
             problems.append(DefinitionError(f"{self._where('run')}: input {name!r} is not used: {why}."))
-        raise_problems(self.name, problems)
+        return problems
 
     def _where(self, method: str) -> str:
         return f"DAG({self.name!r})" if method == "DAG" else f"DAG({self.name!r}).{method}()"
@@ -213,8 +236,7 @@ class DAG:
         where = self._where(method)
         if sys.is_finalizing():
             raise FlowkitError(f"{where}: the interpreter is shutting down, and nothing new can run.")
-        check_keywords(where, options)
-        merged = merge(self._defaults, options)
+        merged = merge(self._defaults, check_keywords(where, options))
         values = {**self._inputs, **_check_inputs(where, inputs)}
         program = self._program(values, merged.get("targets"))
         settings = make_settings(merged, values)
@@ -263,10 +285,14 @@ class DAG:
             raise OptionError(f"{self._where('visualize')}: format={format!r} must be one of {known}.")
         tasks, graph = self._frozen_shape()
         names = [task.name for task in tasks]
-        states: dict[int, str] | None = None
+        states = details = None
         if result is not None:
-            states = {i: result.tasks[name].state for i, name in enumerate(names) if name in result.tasks}
-        return _PICTURES[format](self.name, names, graph.upstream, graph.generations(), states)
+            runs = {i: result.tasks[name] for i, name in enumerate(names) if name in result.tasks}
+            states = {i: "restored" if run.restored else run.state for i, run in runs.items()}
+            details = {i: report.seconds(run.duration) for i, run in runs.items() if run.attempts}
+        picture = import_module(f".render.{format}", __package__)
+        drawn: str = picture.render(self.name, names, graph.upstream, graph.generations(), states, details)
+        return drawn
 
     def _frozen_shape(self) -> tuple[list[Task[..., Any]], Graph]:
         """Return the tasks by id and the graph, without looking at how they are called."""
@@ -301,29 +327,17 @@ def _check_limits(where: str, program: Program, limits: Mapping[str, int]) -> No
         [
             OptionError(
                 f"{where}: task {program.names[i]!r} has uses={name!r}, and there is no such limit"
-                f"{_close_matches(name, limits)}. Write limits={{{name!r}: 4}}."
+                f"{close_matches(name, limits)}. Write limits={{{name!r}: 4}}."
             )
             for name, i in reversed(missing.items())
         ],
     )
 
 
-def _no_task(name: object, known: Iterable[str]) -> str:
-    known = list(known)
-    shown = f"there are {listing(known)}" if known else "there are no tasks"
-    return f"no task is named {name!r}{_close_matches(name, known)}; {shown}."
-
-
-def _close_matches(name: object, known: Iterable[str]) -> str:
-    from difflib import get_close_matches  # noqa: PLC0415 - only to help after a mistake
-
-    close = get_close_matches(str(name), list(known)[:10_000], 3)
-    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
-
-
 def _parameters(tasks: Iterable[Task[..., Any]]) -> set[str]:
-    signatures = {task.func: read_signature(task.func) for task in tasks}
-    return {p for found in signatures.values() if found for p in found.positional + found.keyword_only}
+    functions = {id(task.func): task.func for task in tasks}
+    signatures = map(read_signature, functions.values())
+    return {p for found in signatures if found for p in found.positional + found.keyword_only}
 
 
 def _outside_level() -> int:

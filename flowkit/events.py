@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 
+from .exceptions import shown
 from .hooks import log_broken_hook
 
 TYPE_CHECKING = False
@@ -53,9 +54,12 @@ class Event:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"cannot set {name!r}: an event is a fact and does not change")
 
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"cannot delete {name!r}: an event is a fact and does not change")
+
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in type(self).__slots__ if name != "value")
-        return f"{type(self).__name__}({shown})"
+        fields = ", ".join(f"{name}={shown(getattr(self, name))}" for name in type(self).__slots__ if name != "value")
+        return f"{type(self).__name__}({fields})"
 
 
 class RunStarted(Event):
@@ -192,6 +196,6 @@ class EventStream:
         for observer in list(self._observers):
             try:
                 observer(event)
-            except Exception:  # noqa: BLE001 - whatever a watcher raises must not reach the run
+            except BaseException:  # noqa: BLE001 - whatever a watcher raises must not reach the run
                 self._observers.remove(observer)
-                log_broken_hook(f"observer {observer!r}", "It is dropped for the rest of this run.")
+                log_broken_hook(f"observer {shown(observer, 200)}", "It is dropped for the rest of this run.")

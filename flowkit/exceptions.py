@@ -56,21 +56,41 @@ _LISTED = 10
 def listing(items: Iterable[object], separator: str = ", ") -> str:
     """Join the reprs of *items*, cut to ten and "... N more"."""
     items = list(items)
-    shown = separator.join(repr(item) for item in items[:_LISTED])
+    text = separator.join(repr(item) for item in items[:_LISTED])
     rest = len(items) - _LISTED
-    return f"{shown}{separator}... {rest} more" if rest > 0 else shown
+    return f"{text}{separator}... {rest} more" if rest > 0 else text
 
 
-def describe(error: BaseException) -> str:
-    """Return *error* as ``Type: text`` on one line, whatever its own ``__str__`` does."""
-    name = type(error).__name__
+def shown(value: object, most: int = 80) -> str:
+    """Return the repr of *value* for a message, cut to *most* characters, whatever its ``__repr__`` does."""
+    try:
+        text = repr(value)
+    except Exception as broken:  # noqa: BLE001 - a broken __repr__ must not hide what is to be said
+        text = f"<{type(value).__name__} whose __repr__ raised {type(broken).__name__}>"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of *error* on one line, cut to 500 characters, whatever its ``__str__`` does."""
     try:
         text = " ".join(str(error).split())
     except Exception as broken:  # noqa: BLE001 - a broken __str__ must not hide the error it belongs to
-        return f"{name} (its __str__ raised {type(broken).__name__})"
-    if len(text) > 500:
-        text = f"{text[:500]}... ({len(text)} characters)"
-    return f"{name}: {text}" if text else name
+        return f"(its __str__ raised {type(broken).__name__})"
+    return text if len(text) <= 500 else f"{text[:500]}... ({len(text)} characters)"
+
+
+def close_matches(name: object, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'load'?)`` with up to three of *known*, or nothing if none is like *name*."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only to help after a mistake
+
+    close = get_close_matches(str(name), list(known)[:10_000], 3)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+
+
+def describe(error: BaseException) -> str:
+    """Return *error* as ``Type: text`` on one line."""
+    text = text_of(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def plural(count: int, noun: str) -> str:

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 def log_broken_hook(hook: str, consequence: str) -> None:
     """Log the exception being handled, which came out of *hook*, to the logger ``flowkit``."""
-    quiet_logger().exception("%s raised. %s", hook, consequence)
+    try:
+        quiet_logger().exception("%s raised. %s", hook, consequence)
+    except Exception:  # noqa: BLE001, S110 - the application's own log handler is broken: there is nobody left to tell
+        pass
 
 
 def quiet_logger() -> Any:

@@ -5,7 +5,7 @@ Knows every option's range. Does not know tasks: an options value is shared by a
 
 from __future__ import annotations
 
-from .exceptions import OptionError
+from .exceptions import OptionError, close_matches, shown
 from .retry import RetryPolicy, check_seconds
 from .states import TRIGGERS
 
@@ -70,23 +70,26 @@ class TaskOptions:
         on_retry: Callable[[Any], object] | None = None,
         **retry: Any,
     ) -> None:
+        unknown = retry.keys() - set(RetryPolicy.__slots__)
+        if unknown:
+            raise TypeError(_no_option(where, min(unknown)))
         self.retry = RetryPolicy(**retry, where=where)
         self.timeout = None if timeout is None else check_seconds(where, "timeout", timeout, above_zero=True)
         self.when = _check_callable(where, "when", when)
-        if trigger not in TRIGGERS:
-            raise OptionError(f"{where}: trigger={trigger!r} must be one of {', '.join(map(repr, TRIGGERS))}.")
+        if not isinstance(trigger, str) or trigger not in TRIGGERS:
+            raise OptionError(f"{where}: trigger={shown(trigger)} must be one of {', '.join(map(repr, TRIGGERS))}.")
         self.trigger = trigger
         if executor is not None and executor not in EXECUTORS:
-            raise OptionError(f"{where}: executor={executor!r} must be one of {', '.join(map(repr, EXECUTORS))}.")
+            raise OptionError(f"{where}: executor={shown(executor)} must be one of {', '.join(map(repr, EXECUTORS))}.")
         self.executor = executor
         if uses is not None and (not isinstance(uses, str) or not uses):
-            raise OptionError(f"{where}: uses={uses!r} must be the name of a limit, as in run(limits={{'api': 4}}).")
+            raise OptionError(f"{where}: uses={shown(uses)} must be the name of a limit, as in run(limits={{'api': 4}}).")
         self.uses = uses
         if persist is not True:
-            raise OptionError(f"{where}: persist={persist!r}: this version keeps no results; leave it out.")
+            raise OptionError(f"{where}: persist={shown(persist)}: this version keeps no results; leave it out.")
         self.persist = persist
         if version is not None:
-            raise OptionError(f"{where}: version={version!r}: this version keeps no results; leave it out.")
+            raise OptionError(f"{where}: version={shown(version)}: this version keeps no results; leave it out.")
         self.version = version
         self.on_success = _check_callable(where, "on_success", on_success)
         self.on_failure = _check_callable(where, "on_failure", on_failure)
@@ -103,7 +106,12 @@ class TaskOptions:
         return not (self.on_success is None and self.on_failure is None and self.on_retry is None)
 
 
+def _no_option(where: str, name: str) -> str:
+    known = sorted({*RetryPolicy.__slots__, *TaskOptions.__slots__, "name"} - {"retry"})
+    return f"{where}: there is no option {name!r}{close_matches(name, known)}; there are {', '.join(known)}."
+
+
 def _check_callable(where: str, option: str, value: Callable[..., object] | None) -> Callable[..., object] | None:
     if value is not None and not callable(value):
-        raise OptionError(f"{where}: {option}={value!r} must be callable, not {type(value).__name__}.")
+        raise OptionError(f"{where}: {option}={shown(value)} must be callable, not {type(value).__name__}.")
     return value

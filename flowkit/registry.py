@@ -20,7 +20,7 @@ import itertools
 import sys
 import threading
 from contextvars import ContextVar
-from weakref import ref
+from weakref import WeakSet, ref
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,22 @@ block: ContextVar[dict[Any, None] | None] = ContextVar("flowkit_block", default=
 """The tasks collected by the innermost ``with DAG(...)`` block that is open here."""
 
 _of_modules: dict[str, dict[Any, None]] = {}
-_of_functions: dict[tuple[str, int], set[ref[Any]]] = {}
+
+
+class _Room:
+    """The tasks that functions of one module have made in one thread; it goes when the thread does."""
+
+    __slots__ = ("__weakref__", "module", "tasks")
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+        self.tasks: set[ref[Any]] = set()
+
+
+_mine = threading.local()
+"""``rooms``: the calling thread's rooms by module."""
+_rooms: WeakSet[_Room] = WeakSet()
+_rooms_lock = threading.Lock()
 
 
 class Site:
@@ -55,13 +70,17 @@ class Site:
         self.code: CodeType = frame.f_code
         self.instruction = frame.f_lasti
         self.module: str = frame.f_globals.get("__name__", "?")
-        while frame.f_code.co_name in _TRANSPARENT and frame.f_back is not None:
+        while frame.f_back is not None and (frame.f_code.co_name in _TRANSPARENT or _is_class_body(frame)):
             frame = frame.f_back
         self.is_body = not frame.f_code.co_flags & _OPTIMIZED
 
     def __str__(self) -> str:
         lines = (start for start, *_ in itertools.islice(self.code.co_positions(), self.instruction // 2, None))
         return f"{self.code.co_filename}:{next(lines, None) or self.code.co_firstlineno}"
+
+
+def _is_class_body(frame: FrameType) -> bool:
+    return not frame.f_code.co_flags & _OPTIMIZED and frame.f_locals is not frame.f_globals
 
 
 _latest = Site(sys._getframe())
@@ -88,8 +107,32 @@ def add(task: Any, site: Site) -> None:
     elif site.is_body:
         _of_modules.setdefault(site.module, {})[task] = None
     else:
-        room = _of_functions.setdefault((site.module, threading.get_ident()), set())
-        room.add(ref(task, room.discard))
+        tasks = _room_of(site.module).tasks
+        tasks.add(ref(task, tasks.discard))
+
+
+def _room_of(module: str) -> _Room:
+    try:
+        return _mine.rooms[module]  # type: ignore[no-any-return]
+    except (AttributeError, KeyError):
+        room = _Room(module)
+        with _rooms_lock:
+            _rooms.add(room)
+        if not hasattr(_mine, "rooms"):
+            _mine.rooms = {}
+        _mine.rooms[module] = room
+        return room
+
+
+def is_of_module(task: Any, site: Site) -> bool:
+    """Return whether *task*, made at *site*, is one that a module's body has made outside of any block."""
+    return task in _of_modules.get(site.module, ())
+
+
+def has_tasks_of_functions(module: str) -> bool:
+    """Return whether functions of *module* have made tasks, in any thread, that somebody still holds."""
+    with _rooms_lock:
+        return any(room.module == module and room.tasks for room in _rooms)
 
 
 def discard(task: Any, site: Site) -> None:
@@ -104,14 +147,16 @@ def made_by(module: str) -> list[Any]:
     garbage collector can undo, so it is asked first: what is found does not depend on when it last ran.
     """
     tasks = list(_of_modules.get(module, ()))
-    room = _of_functions.get((module, threading.get_ident()))
-    if room:
+    of_functions = _room_of(module).tasks
+    if of_functions:
         gc.collect()
-        tasks += [task for weak in list(room) if (task := weak()) is not None]
+        tasks += [task for weak in list(of_functions) if (task := weak()) is not None]
     return tasks
 
 
 def clear() -> None:
     """Forget every task of every module."""
     _of_modules.clear()
-    _of_functions.clear()
+    with _rooms_lock:
+        for room in _rooms:
+            room.tasks.clear()

@@ -14,6 +14,7 @@ from .exceptions import (
     RunCancelledError,
     RunTimeoutError,
     TaskExecutionError,
+    close_matches,
     describe,
     listing,
     plural,
@@ -97,6 +98,11 @@ class RunRecord:
         """Return how many attempts of *i* were started."""
         return self.attempts.get(i, 1 if self.started[i] else 0)
 
+    def forget_start(self, i: int) -> None:
+        """Note that *i* was given to a worker and did not start."""
+        self.started[i] = self.ended[i] = 0.0
+        self.workers[i] = None
+
     def duration_of(self, i: int) -> float:
         """Return the seconds from the first attempt's start to the latest one's end; 0 if it did not run."""
         if not self.started[i]:
@@ -115,7 +121,9 @@ class RunRecord:
             return self._upstream_reason(i)
         if state == SKIPPED:
             if all(self.state[u] == SKIPPED for u in before):
-                return f"everything upstream was skipped: {listing(self.names[u] for u in before)}"
+                root = self._root(i, SKIPPED)
+                why = f" ({self.names[root]!r}: {self.reasons[root]})" if root in self.reasons else ""
+                return f"everything upstream was skipped: {listing(self.names[u] for u in before)}{why}"
             return "its trigger rule was not met"
         if state == CANCELLED:
             return self.stop_reason or "the run ended first"
@@ -126,9 +134,20 @@ class RunRecord:
             if self.state[u] == FAILED:
                 return f"upstream {self.names[u]!r} failed: {describe(self.errors[u])}"
         for u in self.upstream[i]:
-            if self.state[u] in (UPSTREAM_FAILED, CANCELLED):
-                return f"upstream {self.names[u]!r} did not run: {NAMES[self.state[u]]}"
-        return "something upstream of it failed"
+            if self.state[u] == UPSTREAM_FAILED:
+                root = self._root(u, UPSTREAM_FAILED)
+                failed = next((f for f in self.upstream[root] if self.state[f] == FAILED), None)
+                because = f"{self.names[failed]!r} failed: {describe(self.errors[failed])}" if failed is not None else ""
+                return f"upstream {self.names[u]!r} did not run{', because ' if because else ''}{because}"
+        return "something upstream of it did not succeed"
+
+    def _root(self, i: int, state: int) -> int:
+        """Return the first task that ended in *state* on the way up from *i*, where each is so because of the next."""
+        while True:
+            before = next((u for u in self.upstream[i] if self.state[u] == state), None)
+            if before is None:
+                return i
+            i = before
 
     def snapshot(self, now: float) -> RunRecord:
         """Return a copy that the run does not change any more; call it under the run's lock."""
@@ -183,7 +202,8 @@ class TaskRun:
 
     @property
     def error(self) -> BaseException | None:
-        return self._record.errors.get(self._task)
+        is_fine = self._record.state[self._task] in (SUCCEEDED, SKIPPED)  # then it is that of an attempt before
+        return None if is_fine else self._record.errors.get(self._task)
 
     @property
     def attempts(self) -> int:
@@ -267,10 +287,14 @@ class TaskRuns(Mapping[str, TaskRun]):
 
 
 class _AbsentError(KeyError):
-    """A KeyError whose text is shown as it is."""
+    """A KeyError whose text is shown as it is, and which calls itself so in a traceback."""
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+_AbsentError.__name__ = _AbsentError.__qualname__ = "KeyError"
+_AbsentError.__module__ = "builtins"
 
 
 class RunResult(Mapping[str, "Any"]):
@@ -302,11 +326,7 @@ class RunResult(Mapping[str, "Any"]):
         if i is not None and record.state[i] == SUCCEEDED:
             return record.values[i]
         if i is None:
-            from difflib import get_close_matches  # noqa: PLC0415 - only to help after a mistake
-
-            close = get_close_matches(str(name), record.names[:10_000], 3)
-            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-            raise _AbsentError(f"no task of {record.dag_name!r} is named {name!r}.{hint}")
+            raise _AbsentError(f"no task of {record.dag_name!r} is named {name!r}{close_matches(name, record.names)}")
         reason = record.reason_of(i)
         raise _AbsentError(f"{name!r} {_VERBS[record.state[i]]}{': ' if reason else ''}{reason}")
 

@@ -5,9 +5,7 @@ Knows the policy. Does not know clocks and does not sleep.
 
 from __future__ import annotations
 
-import math
-
-from .exceptions import GiveUp, OptionError, RetryAfter, describe
+from .exceptions import GiveUp, OptionError, RetryAfter, describe, shown
 from .hooks import log_broken_hook
 
 TYPE_CHECKING = False
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    RetryOn = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], object]
+    RetryOn = type[BaseException] | tuple[type[BaseException], ...] | Callable[[Exception], object]
 
 LONGEST = 1e9
 """No duration in flowkit is longer, in seconds: waits beyond it overflow the platform's clocks."""
@@ -30,20 +28,24 @@ def check_seconds(where: str, option: str, value: object, *, above_zero: bool = 
         value: What was given.
         above_zero: Whether 0 is refused too.
     """
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or not 0 <= value <= LONGEST or (above_zero and value == 0):  # type: ignore[operator]
+    if not is_duration(value) or (above_zero and value == 0):
         least = "above 0" if above_zero else "from 0"
         raise OptionError(
-            f"{where}: {option}={value!r} must be a finite number {least} to {LONGEST:g}, not {kind(value)}."
+            f"{where}: {option}={shown(value)} must be a finite number {least} to {LONGEST:g}, not {kind(value)}."
         )
     return float(value)  # type: ignore[arg-type]
+
+
+def is_duration(value: object) -> bool:
+    """Return whether *value* is a number of seconds that clocks can wait for; NaN and infinity are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LONGEST
 
 
 def check_count(where: str, option: str, value: object, least: int, most: int) -> int:
     """Return *value* as an integer from *least* to *most*, or raise OptionError; a bool is no integer here."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise OptionError(
-            f"{where}: {option}={value!r} must be an integer from {least} to {most:,}, not {kind(value)}."
+            f"{where}: {option}={shown(value)} must be an integer from {least} to {most:,}, not {kind(value)}."
         )
     return int(value)
 
@@ -104,15 +106,19 @@ class RetryPolicy:
         retry_on = self.retry_on
         if isinstance(retry_on, (type, tuple)):
             return isinstance(error, retry_on)
+        if not isinstance(error, Exception):  # only a class that names it makes an exit or a Ctrl-C be tried again
+            return False
         try:
             return bool(retry_on(error))
-        except Exception:  # noqa: BLE001 - a broken predicate must not hide the error it was asked about
-            log_broken_hook(f"retry_on {retry_on!r}", f"No further attempt is made after {describe(error)}.")
+        except BaseException:  # noqa: BLE001 - a broken predicate must not hide the error it was asked about
+            log_broken_hook(f"retry_on {shown(retry_on, 200)}", f"No further attempt is made after {describe(error)}.")
             return False
 
     def wait_after(self, attempt: int, error: BaseException, rng: random.Random) -> float:
         """Return how many seconds to wait after *attempt* failed with *error*, which may ask for a wait itself."""
-        return error.seconds if isinstance(error, RetryAfter) else self.delay_before(attempt + 1, rng)
+        if isinstance(error, RetryAfter) and is_duration(error.seconds):  # a subclass may have put anything there
+            return error.seconds
+        return self.delay_before(attempt + 1, rng)
 
     def delay_before(self, attempt: int, rng: random.Random) -> float:
         """Return how many seconds to wait before *attempt* may start.
@@ -150,6 +156,6 @@ def _check_retry_on(where: str, retry_on: RetryOn) -> RetryOn:
     if not isinstance(retry_on, (type, tuple)) and callable(retry_on):
         return retry_on
     raise OptionError(
-        f"{where}: retry_on={retry_on!r} must be an exception class, a tuple of exception classes, "
+        f"{where}: retry_on={shown(retry_on)} must be an exception class, a tuple of exception classes, "
         f"or a function that takes the exception and returns a bool."
     )

@@ -11,9 +11,9 @@ import time
 from itertools import pairwise
 
 from . import registry, wiring
-from .engine.condition import condition_arguments
+from .engine.condition import ask_condition, condition_arguments
 from .engine.signature import is_coroutine_function
-from .exceptions import OptionError, Skip
+from .exceptions import OptionError, Skip, shown
 from .options import TaskOptions
 
 TYPE_CHECKING = False
@@ -98,7 +98,9 @@ class Task(_Typed["P", "R_co"]):
     @overload
     def __init__(self, name: str, func: Callable[P, R_co], /, **options: Unpack[TaskKeywords]) -> None: ...
     def __init__(self, *args: Any, name: str | None = None, **options: Any) -> None:
-        if len(args) == 2 and name is None:
+        if len(args) == 2:
+            if name is not None:
+                raise TypeError(f"Task({shown(args[0])}, ..., name={shown(name)}): it is named twice.")
             name, func = args
         elif len(args) == 1:
             (func,) = args
@@ -317,8 +319,11 @@ class Task(_Typed["P", "R_co"]):
         when = self.options.when
         if when is None:
             return True
-        chosen, named = condition_arguments(when, self.func, args, kwargs)
-        return bool(when(*chosen, **named))
+        try:
+            ask_condition(self.name, when, *condition_arguments(when, self.func, args, kwargs))
+        except Skip:
+            return False
+        return True
 
     def _wait_after(self, attempt: int, error: BaseException) -> float | None:
         """Return the seconds to wait after *attempt* failed with *error*, None if it was the last."""
@@ -363,11 +368,11 @@ def _tasks(other: object, this: Task[..., Any], operator: str, *, is_right: bool
 
 
 def _cannot_wire(item: object, this: Task[..., Any], operator: str, *, is_right: bool) -> str:
-    shown = _cut(item)
+    text = shown(item)
     kind = type(item).__name__
     if operator == ".after":
-        return f"{this.name!r}.after({shown}): it takes tasks, not {kind}."
-    left, right = (repr(this.name), shown) if is_right else (shown, repr(this.name))
+        return f"{this.name!r}.after({text}): it takes tasks, not {kind}."
+    left, right = (repr(this.name), text) if is_right else (text, repr(this.name))
     name = getattr(item, "__name__", None)
     if callable(item) and name:
         hint = f"Make it a task: put @task above def {name}, or write Task({name})."
@@ -384,14 +389,6 @@ def _cannot_wire(item: object, this: Task[..., Any], operator: str, *, is_right:
     return f"cannot wire {left} {operator} {right}: {wanted}. {hint}"
 
 
-def _cut(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - only for a message
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def chain(*links: Task[..., Any] | Sequence[Task[..., Any]]) -> None:
     """Wire each of *links* to the next; a list stands for all of its tasks.
 
@@ -401,9 +398,9 @@ def chain(*links: Task[..., Any] | Sequence[Task[..., Any]]) -> None:
         TypeError: A link is neither a task nor a list of tasks.
     """
     for left, right in pairwise(links):
-        for before in [left] if isinstance(left, Task) else left:
+        for before in left if isinstance(left, (list, tuple)) else [left]:
             if not isinstance(before, Task):
-                raise TypeError(f"chain({_cut(before)}): a link must be a task or a list of tasks.")
+                raise TypeError(f"chain({shown(before)}): a link must be a task or a list of tasks.")
             before >> right
 
 
@@ -459,9 +456,10 @@ def _decorate(func: Any, name: str | None, options: Any, frame: Any) -> Task[...
     old = frame.f_globals.get(getattr(func, "__name__", ""))
     if (
         isinstance(old, Task)
-        and made.site.is_body
         and func.__qualname__ == func.__name__
         and (old.name, old.site.module) == (made.name, made.site.module)
+        and registry.is_of_module(old, old.site)
+        and registry.is_of_module(made, made.site)
     ):
         _take_over(old, made)
     return made
@@ -478,6 +476,7 @@ def _take_over(old: Task[..., Any], new: Task[..., Any]) -> None:
         if after._order_only and old in after._order_only:
             after._order_only = (after._order_only - {old}) | {new}
     new._order_only = old._order_only
+    new.is_template = old.is_template
     old._upstream = old._downstream = old._order_only = None
     old._successor = new
     registry.discard(old, old.site)
@@ -486,14 +485,14 @@ def _take_over(old: Task[..., Any], new: Task[..., Any]) -> None:
 def _check_function(func: Any, site: Site) -> str:
     """Return the name of *func*, or raise TypeError if it is not a function."""
     if not callable(func):
-        shown, kind = _cut(func), type(func).__name__
-        if hasattr(func, "close") and kind in ("coroutine", "generator", "async_generator"):
+        text, kind = shown(func), type(func).__name__
+        if kind in ("coroutine", "generator", "async_generator"):
             if kind == "coroutine":
                 func.close()  # or Python warns that it was never awaited
             hint = "Pass the function, not the call: task(f), not task(f())."
         else:
             hint = "Did you call the function? Write task(f), not task(f())."
-        raise TypeError(f"a task needs a function, not {shown} of type {kind} ({site}). {hint}")
+        raise TypeError(f"a task needs a function, not {text} of type {kind} ({site}). {hint}")
     name = getattr(func, "__name__", None) or type(func).__name__
     return name if isinstance(name, str) else type(func).__name__
 
@@ -501,6 +500,6 @@ def _check_function(func: Any, site: Site) -> str:
 def _check_name(name: Any, site: Site) -> str:
     if not isinstance(name, str) or not 1 <= len(name) <= _LONGEST_NAME or not name.isprintable():
         raise OptionError(
-            f"task name {_cut(name)} ({site}) must be a string of 1 to {_LONGEST_NAME} printable characters."
+            f"task name {shown(name)} ({site}) must be a string of 1 to {_LONGEST_NAME} printable characters."
         )
     return name

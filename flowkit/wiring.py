@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from operator import attrgetter
 
-from .exceptions import DAGCycleError
+from .exceptions import DAGCycleError, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,6 +126,10 @@ def connected(seeds: Iterable[Task[..., Any]], *, with_downstream: bool) -> list
             if with_downstream and task._downstream:
                 near += task._downstream
         frontier = [task for task in dict.fromkeys(near) if task not in found]
+        for task in frontier:
+            if not hasattr(task, "_upstream"):
+                kind = type(task).__name__
+                raise TypeError(f"a neighbour list holds {shown(task)}: it must hold tasks, not {kind}.")
         found.update(dict.fromkeys(frontier))
     return sorted(found, key=attrgetter("serial"))
 

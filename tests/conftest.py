@@ -2,13 +2,20 @@
 
 import gc
 import os
+import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+import flowkit
 from flowkit import Task
 
+_CHECKOUT = Path(flowkit.__file__).parent.parent
 _FDS = "/proc/self/fd"
 _PATIENCE = 1.0
 """Seconds that a thread gets to end after its test: one that was let go a moment ago is no leak."""
@@ -50,3 +57,67 @@ def _target(fd):
         return os.readlink(f"{_FDS}/{fd}")
     except OSError:  # closed since it was listed
         return "closed"
+
+
+class Script:
+    """A process of its own that runs Python code. After *limit* seconds it ends with all stacks on its stderr.
+
+    Attributes:
+        returncode: How it ended; minus the number of the signal that did it.
+        out: What it printed after the lines that were waited for.
+        err: What it wrote to stderr.
+        seconds: From the latest interrupt, or the start, to its end.
+    """
+
+    def __init__(self, code, limit=10):
+        head = (
+            "import faulthandler, signal\n"
+            f"faulthandler.dump_traceback_later({limit}, exit=True)\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background inherits SIG_IGN
+        )
+        self._limit = limit + 5
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", head + textwrap.dedent(code)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": str(_CHECKOUT), "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+        self._since = time.monotonic()
+
+    def wait_for(self, line):
+        """Read its output up to *line*."""
+        for read in self._process.stdout:
+            if read.rstrip("\n") == line:
+                return
+        self.finish()
+        pytest.fail(f"the script ended with {self.returncode} before it printed {line!r}:\n{self.err}")
+
+    def interrupt(self):
+        """Send it a Ctrl-C."""
+        self._since = time.monotonic()
+        self._process.send_signal(signal.SIGINT)
+
+    def finish(self):
+        """Wait for its end and return it."""
+        self.out, self.err = self._process.communicate(timeout=self._limit)
+        self.seconds = time.monotonic() - self._since
+        self.returncode = self._process.returncode
+        return self
+
+    def close(self):
+        """End it if it still runs, and close its pipes."""
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture
+def script():
+    """Return a function that starts a :class:`Script`; none outlives the test."""
+    started = []
+
+    def start(code, **options):
+        started.append(Script(code, **options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.close()

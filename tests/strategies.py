@@ -9,7 +9,8 @@ from itertools import count, permutations, product
 from hypothesis import strategies as st
 from model import RULES, value_of
 
-from flowkit import DAG, GiveUp, RetryAfter, Skip, Task, current_context
+from flowkit import DAG, AttemptFailed, AttemptStarted, GiveUp, RetryAfter, Skip, Task, current_context
+from flowkit.events import TaskEvent
 
 TIMEOUT = 5.0
 RETRY_AFTER = 7.0
@@ -86,7 +87,7 @@ def graphs(draw):
     return plans
 
 
-def build(plans, clock, calls, order=None):
+def build(plans, clock, calls, order=None, **options):
     """Return a DAG of tasks that behave as *plans* say, defined in *order*.
 
     Args:
@@ -94,17 +95,18 @@ def build(plans, clock, calls, order=None):
         clock: Where the tasks sleep.
         calls: A list that gets ``(name, attempt)`` at each call, and ``(name, "when")`` at each condition.
         order: The positions of *plans* in the order in which the tasks are to be defined.
+        **options: More options of every task.
     """
     tasks = {}
     for position in range(len(plans)) if order is None else order:
-        tasks[plans[position].name] = _make_task(plans[position], clock, calls)
+        tasks[plans[position].name] = _make_task(plans[position], clock, calls, options)
     for plan in plans:
         for name in plan.upstream:
             tasks[name] >> tasks[plan.name]
     return DAG("random", tasks=list(tasks.values()))
 
 
-def _make_task(plan, clock, calls):
+def _make_task(plan, clock, calls, options):
     numbers = count(1)
 
     def body(*given):
@@ -134,6 +136,7 @@ def _make_task(plan, clock, calls):
         jitter=plan.jitter,
         max_delay=plan.max_delay,
         timeout=TIMEOUT if "timeout" in plan.script else None,
+        **options,
     )
 
 
@@ -144,3 +147,15 @@ _RAISED = {
     "exit": lambda: SystemExit(3),
     "retry_after": lambda: RetryAfter(RETRY_AFTER),
 }
+
+
+def most_at_once(events):
+    """Return how many attempts went on at once, at most."""
+    going_on, most = set(), 0
+    for event in events:
+        if isinstance(event, AttemptStarted):
+            going_on.add(event.task_name)
+            most = max(most, len(going_on))
+        elif isinstance(event, AttemptFailed | TaskEvent):
+            going_on.discard(event.task_name)
+    return most

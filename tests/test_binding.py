@@ -15,7 +15,7 @@ def executor(request):
 
 def gives(*names):
     """Return one task for each of *names*; its result is its name in capitals."""
-    return [Task(name, lambda value=name.upper(): value) for name in names]
+    return [Task(name, name.upper) for name in names]
 
 
 def called(func, upstream=(), inputs=None, **options):
@@ -575,7 +575,7 @@ def test_a_builtin_without_a_signature_is_checked_at_the_call():
 
 
 def test_an_input_that_nobody_takes_is_an_error_with_the_close_matches():
-    with pytest.raises(DefinitionError, match="input 'daet' is not used.*did you mean 'date'") as caught:
+    with pytest.raises(DefinitionError, match=r"input 'daet' is not used.*did you mean 'date'") as caught:
         called(lambda date="today": date, inputs={"daet": 1})
     assert "DAG('etl')" in str(caught.value)
 

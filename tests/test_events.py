@@ -96,7 +96,8 @@ def test_a_run_tells_its_start_each_attempt_each_end_and_its_own_end(executor):
         a, b = Task("a", lambda: 1), Task("b", lambda a: a + 1)
         a >> b
     assert lines(told(dag, executor=executor)) == [
-        "RunStarted", "AttemptStarted a", "TaskSucceeded a", "AttemptStarted b", "TaskSucceeded b", "RunFinished",
+        "RunStarted", "AttemptStarted a", "TaskSucceeded a", "AttemptStarted b", "TaskSucceeded b",
+        "RunFinished",
     ]  # fmt: skip
 
 
@@ -156,14 +157,16 @@ def test_every_other_end_is_told_with_its_reason(executor):
         bad >> below
         idle >> alone
     seen = told(dag, executor=executor, fail_fast=False)
-    reasons = {event.task_name: (type(event), event.reason) for event in seen if isinstance(event, FINAL)}
-    assert reasons == {
-        "bad": (TaskFailed, "ValueError: no"),
-        "below": (TaskUpstreamFailed, "upstream 'bad' failed: ValueError: no"),
-        "idle": (TaskSkipped, "nothing to do"),
-        "alone": (TaskSkipped, "everything upstream was skipped: 'idle'"),
-        "off": (TaskSkipped, "when() was false"),
-    }
+    ends = {event.task_name: event for event in seen if isinstance(event, FINAL)}
+    assert {name: type(event) for name, event in ends.items()} == {
+        "bad": TaskFailed, "below": TaskUpstreamFailed, "idle": TaskSkipped, "alone": TaskSkipped,
+        "off": TaskSkipped,
+    }  # fmt: skip
+    assert ends["bad"].reason == "ValueError: no"
+    assert ends["below"].reason == "upstream 'bad' failed: ValueError: no"
+    assert ends["idle"].reason == "nothing to do"
+    assert ends["alone"].reason.startswith("everything upstream was skipped: 'idle'")
+    assert ends["off"].reason == "when() was false"
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
@@ -212,7 +215,7 @@ def test_a_success_is_told_before_anything_below_it_starts(width):
         for k in range(20):
             above = None
             for n in range(5):
-                made = Task(f"{k}.{n}", lambda x=None: n)
+                made = Task(f"{k}.{n}", lambda x=None: x)
                 if above is not None:
                     above >> made
                 above = made
@@ -332,7 +335,8 @@ def test_an_observer_may_cancel_the_run_and_still_sees_one_event_at_a_time(execu
     with pytest.raises(Exception, match="seen enough"):
         handles[0].result(5)
     assert lines(seen) == [
-        "RunStarted", "AttemptStarted a", "TaskSucceeded a", "TaskCancelled b", "TaskCancelled c", "RunFinished",
+        "RunStarted", "AttemptStarted a", "TaskSucceeded a", "TaskCancelled b", "TaskCancelled c",
+        "RunFinished",
     ]  # fmt: skip
 
 
@@ -401,10 +405,9 @@ def test_callbacks_get_the_event(executor):
     options = {"jitter": 0, "retries": 1, "delay": 3}
     dag = DAG("etl", tasks=[Task("good", lambda: 7, **each), Task("bad", fail, **each, **options)])
     VirtualClock().run(dag, executor=executor, fail_fast=False, raise_on_failure=False)
-    by_task = {task: [(name, event) for name, event in seen if event.task_name == task] for task in ("good", "bad")}
-    ((name, success),) = by_task["good"]
+    ((name, success),) = [(name, event) for name, event in seen if event.task_name == "good"]
     assert (name, type(success), success.value) == ("on_success", TaskSucceeded, 7)
-    (retry_name, retry), (failure_name, failure) = by_task["bad"]
+    (retry_name, retry), (failure_name, failure) = [each for each in seen if each[1].task_name == "bad"]
     assert (retry_name, type(retry), retry.attempt, retry.retry_in) == ("on_retry", AttemptFailed, 1, 3.0)
     assert (failure_name, type(failure), failure.attempts) == ("on_failure", TaskFailed, 2)
 

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 import traceback
 
 import pytest
@@ -194,9 +195,10 @@ def test_a_failed_task_says_which_how_often_and_why(executor):
         raise ConnectionError("refused")
 
     rows >> fetch
-    with pytest.raises(TaskExecutionError, match=r"task 'fetch' failed after 3 attempts in .* s: ConnectionError: refused") as caught:
+    with pytest.raises(TaskExecutionError) as caught:
         DAG("etl", tasks=[fetch]).run(executor=executor)
     error = caught.value
+    assert re.fullmatch(r"task 'fetch' failed after 3 attempts in [\d.e-]+ s: ConnectionError: refused", str(error))
     assert type(error) is TaskExecutionError
     assert (error.task_name, error.attempts) == ("fetch", 3)
     assert dict(error.result) == {"rows": [1, 2]}
@@ -296,14 +298,14 @@ def test_one_failure_without_fail_fast_is_a_group_too(executor):
 
 
 def test_the_group_works_with_except_star(executor):
-    seen = []
+    caught = None
     try:
         failing_dag().run(executor=executor, fail_fast=False)
     except* TaskExecutionError as part:
-        seen = part.exceptions
-        assert type(part) is DAGExecutionError
-        assert dict(part.result) == {"fine": 1}
-    assert {error.task_name for error in seen} == {"network", "disk"}
+        caught = part
+    assert type(caught) is DAGExecutionError
+    assert {error.task_name for error in caught.exceptions} == {"network", "disk"}
+    assert dict(caught.result) == {"fine": 1}
 
 
 def test_the_group_splits_by_what_the_tasks_raised(executor):
@@ -335,7 +337,7 @@ def test_a_run_timeout_is_a_timeout_and_a_cancellation():
 
 
 def test_the_key_error_of_a_result_says_why_it_is_absent(executor):
-    """  ok ─► skipped        bad ─► below   """
+    """ok ─► skipped        bad ─► below"""
     with DAG("etl") as dag:
 
         @task
@@ -369,7 +371,7 @@ def test_the_key_error_of_a_result_says_why_it_is_absent(executor):
         "empty": "'empty' was skipped: no rows",
         "bad": "'bad' failed: ConnectionError: refused",
         "below": "'below' did not run: upstream 'bad' failed: ConnectionError: refused",
-        "beloww": "no task of 'etl' is named 'beloww'. Did you mean 'below'?",
+        "beloww": "no task of 'etl' is named 'beloww' (did you mean 'below'?)",
     }
 
 
@@ -422,5 +424,5 @@ def test_many_problems_are_cut_to_ten():
 
 @pytest.mark.parametrize("wait", [-1, float("nan"), float("inf"), "3", True, None, 2e9, 10**400])
 def test_retry_after_refuses_what_is_no_wait(wait):
-    with pytest.raises(OptionError, match="RetryAfter.*must be a number of seconds from 0 to 1e9"):
+    with pytest.raises(OptionError, match=r"RetryAfter.*must be a number of seconds from 0 to 1e9"):
         RetryAfter(wait)

@@ -61,9 +61,8 @@ def test_import_starts_no_thread_and_installs_no_handler():
 
 def visible():
     """Return the public names that are not modules; flowkit's own two lines of machinery do not count."""
-    names = [name for name in dir(flowkit) if not name.startswith("_")]
-    machinery = {"annotations", "TYPE_CHECKING"}
-    return {name for name in names if name not in machinery and not isinstance(getattr(flowkit, name), types.ModuleType)}
+    names = {name for name in dir(flowkit) if not name.startswith("_")} - {"annotations", "TYPE_CHECKING"}
+    return {name for name in names if not isinstance(getattr(flowkit, name), types.ModuleType)}
 
 
 def test_all_is_what_is_visible():

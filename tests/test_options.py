@@ -13,13 +13,13 @@ def test_no_option_given_means_the_defaults():
     options = TaskOptions("task 'load'")
     assert options.as_keywords() == {
         "retries": 0, "delay": 1.0, "backoff": 2.0, "jitter": 0.1, "max_delay": 60.0, "retry_on": Exception,
-        "timeout": None, "when": None, "trigger": "none_failed", "executor": None, "uses": None, "persist": True,
-        "version": None, "on_success": None, "on_failure": None, "on_retry": None,
+        "timeout": None, "when": None, "trigger": "none_failed", "executor": None, "uses": None,
+        "persist": True, "version": None, "on_success": None, "on_failure": None, "on_retry": None,
     }  # fmt: skip
 
 
 def test_options_given_back_as_keywords_make_equal_options():
-    given = {"retries": 3, "timeout": 2.5, "trigger": "all_done", "uses": "api", "when": bool, "on_retry": print}
+    given = {"retries": 3, "timeout": 2.5, "uses": "api", "when": bool, "on_retry": print}
     options = TaskOptions("a", **given)
     assert TaskOptions("b", **options.as_keywords()).as_keywords() == options.as_keywords()
     assert options.as_keywords().items() >= given.items()
@@ -50,7 +50,7 @@ def test_every_trigger_rule_can_be_given(trigger):
 
 @pytest.mark.parametrize("trigger", ["all_succeeded", "", None, 3])
 def test_another_trigger_is_refused_with_all_that_there_are(trigger):
-    with pytest.raises(OptionError, match="'none_failed', 'all_success', 'one_success', 'all_done', 'one_failed'"):
+    with pytest.raises(OptionError, match="'none_failed', 'all_success', 'one_success', 'all_done'"):
         Task("load", len, trigger=trigger)
 
 
@@ -61,13 +61,13 @@ def test_a_trigger_that_cannot_be_looked_up_is_refused_too():
 
 @pytest.mark.parametrize("executor", ["threads", "", 3])
 def test_another_executor_is_refused_with_those_that_there_are(executor):
-    with pytest.raises(OptionError, match="executor=.* must be one of 'thread'"):
+    with pytest.raises(OptionError, match=r"executor=.* must be one of 'thread'"):
         Task("load", len, executor=executor)
 
 
 @pytest.mark.parametrize("uses", ["", 3, True, ["api"]])
 def test_uses_must_be_the_name_of_a_limit(uses):
-    with pytest.raises(OptionError, match="uses=.* must be the name of a limit"):
+    with pytest.raises(OptionError, match=r"uses=.* must be the name of a limit"):
         Task("load", len, uses=uses)
 
 

@@ -195,7 +195,8 @@ def test_wired_tasks_made_in_a_function_are_forgotten_together():
 
 def test_a_function_that_makes_runs_and_returns_is_as_good_as_a_script():
     """extract ─► clean, made twice"""
-    made = module("def main():\n" + textwrap.indent(textwrap.dedent(ETL), "    ") + "\n    return dict(dag.run())")
+    body = textwrap.indent(textwrap.dedent(ETL), "    ")
+    made = module(f"def main():\n{body}\n    return dict(dag.run())")
     assert [made.main() for _ in range(2)] == [{"extract": [3, 1, 2], "clean": [1, 2, 3]}] * 2
 
 

@@ -186,6 +186,46 @@ def test_an_edge_that_skips_generations_passes_beside_the_tasks_between():
     ]
 
 
+def test_lines_go_straight_down_where_they_can():
+    """extract >> clean >> train >> report,  extract >> report,  clean >> report"""
+    assert drawing(["extract", "clean", "train", "report"], [[], [0], [1], [2, 0, 1]]) == [
+        "        extract",
+        "        ┌──┴──┐",
+        "        ▼     │",
+        "      clean   │",
+        "    ┌───┴─┐   │",
+        "    ▼     │   │",
+        "  train   │   │",
+        "    └─────┼───┘",
+        "          ▼",
+        "       report",
+    ]
+
+
+def test_a_join_does_not_pull_its_branches_together():
+    """fetch_eu >> eu,  fetch_us >> us,  fetch_asia >> asia,  [eu, us, asia] >> merge"""
+    names = ["fetch_eu", "fetch_us", "fetch_asia", "eu", "us", "asia", "merge"]
+    assert drawing(names, [[], [], [], [0], [1], [2], [3, 4, 5]]) == [
+        "  fetch_eu  fetch_us  fetch_asia",
+        "      │         │          │",
+        "      ▼         ▼          ▼",
+        "      eu       us       asia",
+        "       └────────┼─────────┘",
+        "                ▼",
+        "              merge",
+    ]
+
+
+def test_tasks_change_places_where_their_lines_would_cross():
+    """a >> of_a,  b >> of_b,  c >> of_c, defined in the order of_c, of_b, of_a"""
+    assert drawing(["a", "b", "c", "of_c", "of_b", "of_a"], [[], [], [], [2], [1], [0]]) == [
+        "    a     b     c",
+        "    │     │     │",
+        "    ▼     ▼     ▼",
+        "  of_a  of_b  of_c",
+    ]
+
+
 def test_independent_parts_stand_side_by_side():
     """a >> b      fetch >> [parse, check] >> store"""
     assert drawing(["a", "fetch", "b", "parse", "check", "store"], [[], [], [0], [1], [1], [3, 4]]) == [
@@ -241,6 +281,24 @@ def test_tasks_wired_alike_share_a_frame_where_they_do_not_fit_beside_each_other
         "                       │",
         "                       ▼",
         "                     merge",
+    ]
+
+
+def test_the_line_of_a_task_beside_a_frame_starts_at_the_task():
+    """split >> [shard_00 ... shard_11] >> merge,  split >> audit >> report"""
+    names = ["split", "audit", *(f"shard_{i:02}" for i in range(12)), "merge", "report"]
+    assert drawing(names, [[], [0], *[[0]] * 12, list(range(2, 14)), [1]]) == [
+        "                split",
+        "     ┌────────────┴────────────┐",
+        "     ▼                         ▼",
+        "   audit  ╭─────────────── 12 tasks ───────────────╮",
+        "     │    │ shard_00  shard_01  shard_02  shard_03 │",
+        "     │    │ shard_04  shard_05  shard_06  shard_07 │",
+        "     │    │ shard_08  shard_09  shard_10  shard_11 │",
+        "     │    ╰────────────────────────────────────────╯",
+        "     │                         │",
+        "     ▼                         ▼",
+        "  report                     merge",
     ]
 
 
@@ -330,7 +388,7 @@ def test_wide_characters_take_two_columns():
 
 
 def test_half_of_a_wide_character_is_not_shown_when_a_name_is_shortened():
-    for names in (["漢" * 100], ["x" + "漢" * 99], ["漢" * 50 + "x" + "漢" * 49]):
+    for names in (["漢" * 100], ["x" + "漢" * 99], ["漢" * 50 + "x" + "漢" * 49], ["漢\u0301" * 100]):
         (line,) = drawing(names, [[]])
         assert len(columns(line)) == 2 + 40
 
@@ -340,6 +398,7 @@ def test_combining_characters_take_no_column():
     lines = drawing(["\u0301", name, "b"], [[], [0], [1]])
     assert f"  {name}" in lines
     assert lines[-1] == "   b"
+    assert drawing(["漢\u0301a"], [[]]) == ["  漢\u0301a"]
 
 
 def test_lists_are_cut_to_ten_names():

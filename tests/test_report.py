@@ -13,15 +13,16 @@ COLUMNS = ("task", "state", "reason")
 
 @pytest.mark.parametrize(("duration", "said"), [
     (0.0, "0 µs"), (2.5e-5, "25 µs"), (0.0015, "1.5 ms"), (0.25, "250.0 ms"), (1, "1.00 s"), (4.2, "4.20 s"),
-    (119.99, "119.99 s"), (120, "2 min 0 s"), (192, "3 min 12 s"), (7199, "119 min 59 s"), (7200, "2 h 0 min"),
-    (90_061, "25 h 1 min"),
+    (119.99, "119.99 s"), (120, "2 min 0 s"), (192, "3 min 12 s"), (7199, "119 min 59 s"),
+    (7200, "2 h 0 min"), (90_061, "25 h 1 min"),
 ])  # fmt: skip
 def test_durations_are_said_as_a_person_says_them(duration, said):
     assert report.seconds(duration) == said
 
 
 def test_the_text_lines_up_its_columns():
-    table = report.as_text("etl: failed", COLUMNS, [("load", "failed", "OSError: full"), ("a", "skipped", "")])
+    rows = [("load", "failed", "OSError: full"), ("a", "skipped", "")]
+    table = report.as_text("etl: failed", COLUMNS, rows)
     assert table == (
         "etl: failed\n"
         "\n"

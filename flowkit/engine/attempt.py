@@ -8,10 +8,21 @@ in the worker, in a copy of the caller's context variables.
 
 from __future__ import annotations
 
-from ..exceptions import ConditionError, RunCancelledError, Skip, TaskResultError, describe
+from ..exceptions import (
+    BindingError,
+    ConditionError,
+    RunCancelledError,
+    Skip,
+    TaskResultError,
+    listing,
+    shown,
+    text_of,
+)
 from ..states import CANCELLED, FAILED, SKIPPED, SUCCEEDED
 from .binding import ABSENT, CONTEXT, INPUT, RESULT
+from .condition import WhenFalse, close_awaitable
 from .program import MANY
+from .signature import read_signature
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,10 +37,6 @@ if TYPE_CHECKING:
 
 _HANDED_ON = (int, str, float, bool, type(None), list, dict, tuple, set, bytes)
 """Types that need no look at whether they can be handed on."""
-
-
-class _WhenFalse(Skip):
-    """The condition said no."""
 
 
 class Outcome:
@@ -149,25 +156,6 @@ class Arguments:
         return list(map(value_of, args)), {name: value for name, value in named.items() if value is not ABSENT}
 
 
-def ask_condition(name: str, when: Callable[..., object], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Raise unless the condition of task *name* holds: Skip if not, ConditionError if it cannot be told."""
-    answer: Any = None
-    try:
-        answer = when(*args, **kwargs)
-        holds = not hasattr(answer, "__await__") and bool(answer)
-    except Exception as error:
-        raise ConditionError(name, f"the condition (when) of task {name!r} raised {describe(error)}") from error
-    if hasattr(answer, "__await__"):
-        _close(answer)
-        raise ConditionError(
-            name,
-            f"the condition (when) of task {name!r} returned a {type(answer).__name__}, which is always true: "
-            f"write it as a plain function.",
-        )
-    if not holds:
-        raise _WhenFalse("when() was false")
-
-
 def check_value(name: str, value: object) -> None:
     """Raise TaskResultError if *value*, returned by task *name*, cannot be handed on.
 
@@ -176,23 +164,16 @@ def check_value(name: str, value: object) -> None:
     """
     kind = type(value)
     if hasattr(kind, "__await__"):
-        _close(value)
+        close_awaitable(value)
         raise TaskResultError(name, f"task {name!r} returned a {kind.__name__}: make it async def, or await it inside.")
     if hasattr(kind, "__aiter__") and hasattr(kind, "__anext__"):
         raise TaskResultError(name, f"task {name!r} returned an {kind.__name__}: return a list.")
     if hasattr(kind, "__next__") and not hasattr(kind, "readline"):
-        article = "an" if kind.__name__[0] in "aeiou" else "a"
+        article = "an" if kind.__name__[0] in "aeiouAEIOU" else "a"
         raise TaskResultError(
             name,
             f"task {name!r} returned {article} {kind.__name__}, which is empty after its first reader: return a list.",
         )
-
-
-def _close(awaitable: object) -> None:
-    """Keep Python from warning that a coroutine was never awaited: the error says so already."""
-    close = getattr(awaitable, "close", None)
-    if close is not None:
-        close()
 
 
 def judge_error(error: BaseException, program: Program, i: int, *, is_unwanted: bool) -> Outcome:
@@ -202,18 +183,34 @@ def judge_error(error: BaseException, program: Program, i: int, *, is_unwanted: 
         is_unwanted: Whether the run has asked the attempt to stop: only then may it end as cancelled.
     """
     if isinstance(error, Skip):
-        why = str(error) or "the task raised Skip"
-        return Outcome(SKIPPED, reason=why, has_started=not isinstance(error, _WhenFalse))
+        why = text_of(error) or "the task raised Skip"
+        return Outcome(SKIPPED, reason=why, has_started=not isinstance(error, WhenFalse))
     if isinstance(error, RunCancelledError) and is_unwanted:
         return Outcome(CANCELLED)
-    error.__traceback__ = _without_engine(error.__traceback__)
+    try:
+        error.__traceback__ = _without_engine(error.__traceback__)
+    except Exception as refused:  # noqa: BLE001 - an exception may refuse to be changed; its traceback stays longer
+        del refused
     if isinstance(error, ConditionError):
         return Outcome(FAILED, error, has_started=False)
     reason: str | None = None
     if type(error).__name__ in ("CancelledError", "GeneratorExit") and not isinstance(error, Exception):
         reason = f"raised {type(error).__name__} but was not cancelled"
-    may_retry = not isinstance(error, TaskResultError) and program.tasks[i].options.retry.is_retryable(error)
+    if isinstance(error, TypeError) and read_signature(program.funcs[i]) is None:
+        error = _unfit_call(error, program, i)
+    may_retry = not isinstance(error, (TaskResultError, BindingError)) and program.tasks[i].options.retry.is_retryable(error)
     return Outcome(FAILED, error, reason, may_retry=may_retry)
+
+
+def _unfit_call(error: TypeError, program: Program, i: int) -> BindingError:
+    """Return the error of a builtin that does not tell its parameters, and was called with the wrong ones."""
+    given = listing(program.names[u] for u in program.graph.upstream[i])
+    problem = BindingError(
+        f"task {program.names[i]!r} calls {shown(program.funcs[i])} with the results of [{given}]: {text_of(error)}. "
+        f"Wrap it in a function that takes them."
+    )
+    problem.__cause__ = error
+    return problem
 
 
 def _without_engine(traceback: TracebackType | None) -> TracebackType | None:

@@ -117,7 +117,7 @@ def bind(
         binding = _bind(name, func, signature, upstream, names_only=names_only)
         parameters = signature.positional
     if when is not None:
-        _bind_condition(name, binding, when, parameters, upstream)
+        _bind_condition(name, binding, when, parameters, signature.defaults if signature else {}, upstream)
     return binding
 
 
@@ -127,7 +127,7 @@ def _bind(
     by_name, defaults = upstream.by_name, signature.defaults
     taken: dict[str, Source] = {}
     for parameter in signature.positional + signature.keyword_only:
-        if parameter == signature.context:
+        if parameter in signature.contexts:
             taken[parameter] = Source(CONTEXT, None)
         elif parameter in by_name:
             taken[parameter] = Source(RESULT, by_name[parameter], defaults.get(parameter))
@@ -180,11 +180,11 @@ def _check(
         return
     shown = describe_signature(func, name)
     count = len(upstream.ids)
-    wired = f"{count} task{'s' if count != 1 else ''}"
+    wired = f"{count} task{'s' if count != 1 else ''}" if count else "no task"
     if count:
         wired += f" ({listing(upstream.names[i] for i in upstream.ids)})"
     if missing:
-        needed = sum(p != signature.context and p not in signature.defaults for p in wanted)
+        needed = sum(p not in signature.contexts and p not in signature.defaults for p in wanted)
         values = f"{needed} value{'s' if needed != 1 else ''}"
         raise BindingError(
             f"task '{shown}' is wired to {wired} but needs {values}: nothing gives {listing(missing)}. "
@@ -203,10 +203,12 @@ def _bind_condition(
     binding: Binding,
     when: Callable[..., object],
     parameters: Sequence[str],
+    defaults: Mapping[str, object],
     upstream: Upstream,
 ) -> None:
     """Give the parameters of *when* the task's arguments: by name where names agree, else in order."""
-    by_name = dict(zip(parameters, binding.args, strict=False)) | binding.kwargs
+    by_name = {p: Source(CONSTANT, default) for p, default in defaults.items()}
+    by_name |= dict(zip(parameters, binding.args, strict=False)) | binding.kwargs
     for other, i in upstream.by_name.items():
         by_name.setdefault(other, Source(RESULT, i))
     in_order = [s for s in binding.args if s.kind != CONTEXT] or [Source(RESULT, i) for i in upstream.ids]

@@ -6,6 +6,7 @@ Knows events and which task has which callback. Does not know runs.
 from __future__ import annotations
 
 from ..events import AttemptFailed, TaskFailed, TaskSucceeded
+from ..exceptions import shown
 from ..hooks import log_broken_hook
 
 TYPE_CHECKING = False
@@ -41,5 +42,5 @@ class Callbacks:
         if callback is not None:
             try:
                 callback(event)
-            except Exception:  # noqa: BLE001 - whatever a watcher raises must not reach the run
-                log_broken_hook(f"callback {callback!r} of task {name!r}", "The run goes on unchanged.")
+            except BaseException:  # noqa: BLE001 - whatever a watcher raises must not reach the run
+                log_broken_hook(f"callback {shown(callback, 200)} of task {name!r}", "The run goes on unchanged.")

@@ -1,4 +1,4 @@
-"""Decide what a condition (``when``) is asked with.
+"""Ask a condition (``when``), and decide what it is asked with.
 
 Knows the condition's own parameters. Does not know what the values are: sources at freeze time, arguments in a call.
 
@@ -7,6 +7,7 @@ Parameters named like the task's get the same value; the others get the rest in 
 
 from __future__ import annotations
 
+from ..exceptions import ConditionError, Skip, describe
 from .signature import read_signature
 
 TYPE_CHECKING = False
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     V = TypeVar("V")
+
+
+class WhenFalse(Skip):
+    """The condition said no."""
 
 
 def choose(
@@ -57,6 +62,37 @@ def condition_arguments(
     signature = read_signature(func)
     boxed = [(value,) for value in args]  # so that equal values are different objects
     boxed_by_name = {name: (value,) for name, value in kwargs.items()}
-    by_name = dict(zip(signature.positional, boxed, strict=False)) if signature else {}
+    by_name = {}
+    if signature:
+        by_name = {name: (value,) for name, value in signature.defaults.items()}
+        by_name.update(zip(signature.positional, boxed, strict=False))
     chosen, named = choose(when, by_name | boxed_by_name, [*boxed, *boxed_by_name.values()])
     return [value for (value,) in chosen], {name: value for name, (value,) in named.items()}
+
+
+def ask_condition(name: str, when: Callable[..., object], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise unless the condition of task *name* holds: Skip if not, ConditionError if it cannot be told."""
+    answer: Any = None
+    try:
+        answer = when(*args, **kwargs)
+        holds = not hasattr(answer, "__await__") and bool(answer)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise ConditionError(name, f"the condition (when) of task {name!r} raised {describe(error)}") from error
+    if hasattr(answer, "__await__"):
+        close_awaitable(answer)
+        raise ConditionError(
+            name,
+            f"the condition (when) of task {name!r} returned a {type(answer).__name__}, which is always true: "
+            f"write it as a plain function.",
+        )
+    if not holds:
+        raise WhenFalse("when() was false")
+
+
+def close_awaitable(awaitable: object) -> None:
+    """Keep Python from warning that a coroutine was never awaited: the error says so already."""
+    close = getattr(awaitable, "close", None)
+    if close is not None:
+        close()

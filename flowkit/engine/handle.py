@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 
 from ..exceptions import FlowkitError
+from ..retry import check_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,9 +58,12 @@ class RunHandle:
             timeout: The most seconds to wait, None for no limit.
 
         Raises:
+            OptionError: *timeout* is no number of seconds.
             TimeoutError: The run is not over yet; it goes on.
             TaskExecutionError, DAGExecutionError, RunCancelledError: As ``dag.run()``.
         """
+        if timeout is not None:
+            check_seconds("RunHandle.result()", "timeout", timeout)
         self._run.check_process()
         if not self._done.wait(timeout):
             raise TimeoutError(f"run {self.run_id} of {self._run.record.dag_name!r} is not over after {timeout:g} s.")

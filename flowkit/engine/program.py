@@ -17,7 +17,7 @@ from ..exceptions import (
 )
 from ..states import NEED_FAILURE, TRIGGERS
 from .binding import Upstream, bind
-from .graph import CycleError, freeze
+from .graph import CycleError, Graph, freeze
 from .signature import is_coroutine_function, read_signature
 
 TYPE_CHECKING = False
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from ..task import Task
     from .binding import Binding
-    from .graph import Graph
 
 SPECIAL = 255
 """The arity of a task whose call takes more than passing results by position."""
@@ -88,7 +87,7 @@ def compile_program(
     inputs: Collection[str],
     *,
     names_only: bool = False,
-) -> Program:
+) -> tuple[Program, list[DefinitionError]]:
     """Freeze *tasks* and work out how each is called.
 
     Args:
@@ -98,18 +97,18 @@ def compile_program(
         inputs: Names of the run's inputs.
         names_only: Whether results reach parameters by name alone.
 
-    Raises:
-        DefinitionError: Something is wrong; with several problems it lists all of them.
+    Returns:
+        The program, and everything that is wrong with it; it can run only if nothing is.
     """
     problems: list[DefinitionError] = _duplicates(tasks)
     try:
         graph, order = freeze_tasks(tasks, upstream)
     except DAGCycleError as cycle:
-        raise_problems(name, [*problems, cycle])
-        raise
+        problems.append(cycle)
+        order = list(range(len(tasks)))  # in no order that could run, but good enough to look at every call
+        graph = Graph([tuple(before) for before in upstream], [() for _ in upstream], [0, len(upstream)])
     program = Program(name, tasks, graph, order)
-    raise_problems(name, problems + _compile_calls(program, inputs, names_only=names_only))
-    return program
+    return program, problems + _compile_calls(program, inputs, names_only=names_only)
 
 
 def freeze_tasks(tasks: Sequence[Task[..., Any]], upstream: Sequence[Sequence[int]]) -> tuple[Graph, list[int]]:
@@ -134,12 +133,11 @@ def raise_problems(name: str, problems: Sequence[DefinitionError]) -> None:
 
 def _duplicates(tasks: Sequence[Task[..., Any]]) -> list[DefinitionError]:
     first: dict[str, Task[..., Any]] = {}
-    problems: list[DefinitionError] = []
+    again: dict[str, Task[..., Any]] = {}
     for task in tasks:
-        known = first.setdefault(task.name, task)
-        if known is not task:
-            problems.append(DuplicateTaskError(task.name, str(known.site), str(task.site)))
-    return problems
+        if first.setdefault(task.name, task) is not task:
+            again.setdefault(task.name, task)
+    return [DuplicateTaskError(name, str(first[name].site), str(task.site)) for name, task in again.items()]
 
 
 def _compile_calls(program: Program, inputs: Collection[str], *, names_only: bool) -> list[DefinitionError]:
@@ -179,7 +177,7 @@ def _compile_calls(program: Program, inputs: Collection[str], *, names_only: boo
         if plain is not None:
             arity[i] = min(len(plain), MANY)
             sources[i] = (plain[0] if len(plain) == 1 else plain) if plain else None
-        if options.timeout is not None:
+        if options.timeout is not None or options.retry.retries:
             arity[i] = SPECIAL
     return problems
 
@@ -194,7 +192,7 @@ class _Shape:
         self.least, self.most = 1, 0  # fits nothing
         self.takes_nothing = False
         signature = read_signature(func) if isinstance(func, FunctionType) else None
-        if signature is None or signature.keyword_only or signature.has_varkw or signature.context:
+        if signature is None or signature.keyword_only or signature.has_varkw or signature.contexts:
             return
         named = signature.positional
         if any(p in taken_names or signature.defaults.get(p) is not None for p in named):

@@ -37,7 +37,7 @@ from ..events import (
     TaskSucceeded,
     TaskUpstreamFailed,
 )
-from ..exceptions import FlowkitError, RunCancelledError, TaskTimeoutError, describe
+from ..exceptions import FlowkitError, RunCancelledError, TaskTimeoutError, describe, shown
 from ..hooks import log_broken_hook
 from ..results import RunRecord, RunResult, TaskRuns
 from ..states import (
@@ -50,13 +50,14 @@ from ..states import (
     SUCCEEDED,
     UPSTREAM_FAILED,
 )
-from .attempt import Arguments, ask_condition, judge_error, make_call
+from .attempt import Arguments, judge_error, make_call
 from .clock import RealClock, Timers
+from .condition import ask_condition
 from .interrupt import Interrupts
 from .limits import Limits
 from .program import SPECIAL
 from .scheduler import Scheduler
-from .workers import context_for
+from .workers import NotStartedError, context_for
 from .workers.inline import InlinePool
 from .workers.threads import ThreadPool
 
@@ -80,10 +81,6 @@ MOST_ABANDONED = 8
 """A run that has left this many threads behind fails rather than pile up more."""
 
 _live: weakref.WeakSet[Run] = weakref.WeakSet()
-
-
-class _NotStartedError(Exception):
-    """The run was stopped between making an id ready and starting it."""
 
 
 class Run:
@@ -112,11 +109,15 @@ class Run:
         self._wake_ups: SimpleQueue[None] = SimpleQueue()
         self._stream = EventStream(settings.observers) if settings.observers else None
         self._limits = Limits(program.uses, settings.limits) if program.uses else None
+        self._armed: dict[int, int] = {}
+        """The attempt of an id that a timer watches; gone when that attempt has failed."""
         self._backing_off: set[int] = set()
         self._cleanup: list[Callable[[], object]] = []
         self._is_failing = False
         """Whether the first failure of a fail-fast run has happened."""
         self._is_cancelled = False
+        self.is_stopped = False
+        """Whether it is failing or cancelled: workers look before each attempt."""
         self._is_forked = False
         self._interrupts = 0
         self._is_over = False
@@ -260,7 +261,7 @@ class Run:
                 return self.task_context(worker, i)
 
             when = bindings[i].when if i in bindings else None
-            if when is not None and record.attempts_of(i) == 1:
+            if when is not None and i not in record.attempts:
                 self._check_may_start(i)
                 args, kwargs = arguments.of_condition(i, task_context)
                 own.run(ask_condition, program.names[i], when, args, kwargs)
@@ -284,25 +285,27 @@ class Run:
 
     def _check_may_start(self, i: int) -> None:
         with self._lock:
-            if not self._is_wanted_after_stop(i):
-                raise _NotStartedError
+            if not self.admits(i):
+                raise NotStartedError
 
     def _start_attempt(self, worker: Worker, i: int) -> None:
         """Note that an attempt of a SPECIAL id starts."""
         timeout = self.program.timed.get(i, 0.0)
         with self._lock:
-            if not self._is_wanted_after_stop(i):
-                raise _NotStartedError
-            attempt = self.record.attempts_of(i)
-            is_timed = timeout and not worker.is_inline
-            if is_timed and self._timers.add(self.now() + timeout, self._timed_out, worker, i, attempt):
-                self._wake()
+            if not self.admits(i):
+                raise NotStartedError
+            attempt = self.record.attempts.get(i, 0) + 1
+            self.record.attempts[i] = attempt
+            if timeout and not worker.is_inline:
+                self._armed[i] = attempt
+                if self._timers.add(self.now() + timeout, self._timed_out, worker, i, attempt):
+                    self._wake()
             if self._stream:
                 self._publish(AttemptStarted, self.record.names[i], attempt)
         self._deliver()
 
     def _is_unwanted(self, worker: Worker, i: int) -> bool:
-        return worker.is_abandoned or not self._is_wanted_after_stop(i)
+        return worker.is_abandoned or not self.admits(i)
 
     def _rule(self, i: int) -> int:
         return self.program.rules[i] if self.program.rules else NONE_FAILED
@@ -315,6 +318,8 @@ class Run:
             if worker.is_abandoned:
                 return None
             record = self.record
+            if record.state[i]:  # somebody cancelled the run just before a sequential attempt
+                return []
             record.ended[i] = self.now()
             record.values[i] = value
             ready = self._scheduler.finish(i, SUCCEEDED)
@@ -326,25 +331,18 @@ class Run:
         with self._lock:
             if worker.is_abandoned:
                 return None
-            self.record.ended[i] = self.now()
-            self.record.values[i] = value
-            ready = self._conclude(i, SUCCEEDED)
+            ready = []
+            if self.record.state[i] == PENDING:
+                self.record.ended[i] = self.now()
+                self.record.values[i] = value
+                ready = self._conclude(i, SUCCEEDED)
         self._deliver()
         return ready
 
     def failed(self, worker: Worker, i: int, error: BaseException) -> list[int] | None:
         """Take *error*, which came out of an attempt of *i*."""
-        if isinstance(error, _NotStartedError):
-            with self._lock:
-                if worker.is_abandoned:
-                    return None
-                if i in self.record.attempts:
-                    ready = self._give_up_retry(i)
-                else:
-                    self.record.started[i] = 0.0
-                    ready = self._conclude(i, self._scheduler.decide(i))
-            self._deliver()
-            return ready
+        if isinstance(error, NotStartedError):
+            return self._withdrawn(worker, i)
         if worker.is_inline and self._interrupts and isinstance(error, KeyboardInterrupt):
             error = RunCancelledError(self.program.name, "interrupted")
             self._heed_interrupt()
@@ -352,16 +350,32 @@ class Run:
         with self._lock:
             if worker.is_abandoned:
                 return None
-            ready = self._take_outcome(i, outcome)
+            ready = self._take_outcome(i, outcome) if self.record.state[i] == PENDING else []
+        self._deliver()
+        return ready
+
+    def _withdrawn(self, worker: Worker, i: int) -> list[int] | None:
+        """Take back *i*, which was given to *worker* before the run was stopped."""
+        with self._lock:
+            if worker.is_abandoned:
+                return None
+            ready = []
+            if self.record.state[i] == PENDING:
+                has_tried = i in self.record.attempts
+                if not has_tried:
+                    self.record.forget_start(i)
+                ready = self._give_up_retry(i) if has_tried else self._conclude(i, self._scheduler.decide(i))
         self._deliver()
         return ready
 
     def _take_outcome(self, i: int, outcome: Outcome) -> list[int]:
         """Note that the attempt of *i* ended without a value; return what became ready. Under the lock."""
         record = self.record
-        record.ended[i] = self.now()
-        if not outcome.has_started:
-            record.started[i] = 0.0
+        self._armed.pop(i, None)
+        if outcome.has_started:
+            record.ended[i] = self.now()
+        else:
+            record.forget_start(i)
         if outcome.error is not None:
             record.errors[i] = outcome.error
         if outcome.reason is not None:
@@ -371,7 +385,7 @@ class Run:
         assert outcome.error is not None  # noqa: S101 - for the type checker: FAILED has an error
         policy = self.program.tasks[i].options.retry
         attempt = record.attempts_of(i)
-        stops_here = record.abandoned_threads >= MOST_ABANDONED or not self._is_wanted_after_stop(i)
+        stops_here = record.abandoned_threads >= MOST_ABANDONED or not self.admits(i)
         if outcome.may_retry and attempt <= policy.retries and not stops_here:
             return self._back_off(i, attempt, policy.wait_after(attempt, outcome.error, self._random()))
         if self._stream and outcome.has_started:
@@ -382,7 +396,6 @@ class Run:
         """Have the next attempt of *i* start in *wait* seconds; meanwhile it holds no worker and no limit."""
         record = self.record
         record.first_started.setdefault(i, record.started[i])
-        record.attempts[i] = attempt + 1
         self._backing_off.add(i)
         if self._stream:
             retries = self.program.tasks[i].options.retry.retries
@@ -396,13 +409,11 @@ class Run:
         scheduler, record = self._scheduler, self.record
         if state == FAILED:
             record.failures.append(i)
-        elif state == SUCCEEDED:
-            record.errors.pop(i, None)  # of an attempt before
         ready = scheduler.finish(i, state)
         if self._stream:
             self._publish_final(i)
         if state == FAILED and self._settings.fail_fast and not (self._is_failing or self._is_cancelled):
-            self._is_failing = True
+            self._is_failing = self.is_stopped = True
             record.stop_reason = f"task {record.names[i]!r} failed"
             ready = self._stop(ready, takes_none=False)
         self._publish_decided()
@@ -424,7 +435,7 @@ class Run:
         for i in waiting:
             if i not in attempts:
                 continue
-            if self._is_wanted_after_stop(i):
+            if self.admits(i):
                 allowed += [] if i in self._backing_off else [i]
             else:
                 self._backing_off.discard(i)
@@ -433,13 +444,13 @@ class Run:
 
     def _give_up_retry(self, i: int) -> list[int]:
         """End *i*, which has made an attempt and is not to make the next; return what became ready."""
-        self.record.attempts[i] -= 1
         ready = self._scheduler.finish(i, CANCELLED)
         if self._stream:
             self._publish_final(i)
         return ready
 
-    def _is_wanted_after_stop(self, i: int) -> bool:
+    def admits(self, i: int) -> bool:
+        """Return whether *i* may start although the run is stopped."""
         return not self._is_cancelled and (not self._is_failing or self._rule(i) in ACCEPT_FAILURE)
 
     def _admit(self, ready: list[int]) -> list[int]:
@@ -451,9 +462,9 @@ class Run:
         """Return whether something is to happen later."""
         return self._timers.next_deadline() is not None
 
-    def is_backing_off(self, i: int) -> bool:
-        """Return whether *i* waits for its next attempt."""
-        return i in self._backing_off
+    def is_backing_off(self, i: int | None = None) -> bool:
+        """Return whether *i*, or any id, waits for its next attempt."""
+        return bool(self._backing_off) if i is None else i in self._backing_off
 
     def wait_for_timer(self) -> None:
         """Sleep until the next thing is due, and do it; a wake-up ends the sleep. For the inline pool."""
@@ -482,12 +493,7 @@ class Run:
         """Give up *attempt* of *i*, if it still goes on: leave its thread behind and let another take its place."""
         record = self.record
         with self._lock:
-            if (
-                worker.is_abandoned
-                or record.state[i] != PENDING
-                or record.attempts_of(i) != attempt
-                or i in self._backing_off
-            ):
+            if worker.is_abandoned or record.state[i] != PENDING or self._armed.get(i) != attempt:
                 return
             worker.is_abandoned = True
             record.abandoned_threads += 1
@@ -522,7 +528,7 @@ class Run:
 
     def _halt(self, reason: str, ready: list[int]) -> None:
         """Let nothing start any more, *ready* included, and leave behind what still runs after the grace. Locked."""
-        self._is_cancelled = True
+        self._is_cancelled = self.is_stopped = True
         self.record.stop_reason = reason
         self._stop(ready, takes_none=True)
         self._publish_decided()
@@ -566,8 +572,10 @@ class Run:
                 answer = handler()
                 if hasattr(answer, "__await__"):
                     _run_awaitable(answer)
-            except Exception:  # noqa: BLE001 - one broken handler must not keep the others from running
-                log_broken_hook(f"cleanup handler {handler!r}", "The other handlers run all the same.")
+            except BaseException:  # noqa: BLE001 - one broken handler must not keep the others from running
+                if self._interrupts > 1:
+                    raise
+                log_broken_hook(f"cleanup handler {shown(handler)}", "The other handlers run all the same.")
 
     # ------------------------------------------------------------ telling
 
@@ -619,12 +627,12 @@ def _run_awaitable(awaitable: Any) -> None:
     async def wait() -> None:
         await awaitable
 
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
 
     def run() -> None:
         try:
             asyncio.run(wait())
-        except Exception as error:  # noqa: BLE001 - raised again by the caller
+        except BaseException as error:  # noqa: BLE001 - raised again by the caller
             failures.append(error)
 
     # On a thread of its own, because the caller may be inside of a running loop.

@@ -6,15 +6,16 @@ Knows the arguments of ``run()`` and their ranges. Does not know the graph.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 
 from ..events import default_observers
-from ..exceptions import OptionError
+from ..exceptions import OptionError, shown
 from ..retry import check_count, check_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, TypedDict
 
     from ..events import Observer
@@ -94,8 +95,8 @@ class Settings:
         self.pick = pick
 
 
-def check_keywords(where: str, keywords: Mapping[str, Any]) -> None:
-    """Raise unless every one of *keywords* is an argument that ``run()`` has, with a value in its range.
+def check_keywords(where: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *keywords* with lists in place of iterables, if ``run()`` has these arguments and they are in range.
 
     Raises:
         TypeError: There is no such argument.
@@ -106,22 +107,38 @@ def check_keywords(where: str, keywords: Mapping[str, Any]) -> None:
             known = ", ".join(sorted(known for known in _KNOWN if not known.startswith("_")))
             raise TypeError(f"{where}: there is no argument {name!r}; there are inputs, {known}.")
         if name in _NOT_YET and value is not _NOT_YET[name]:
-            raise OptionError(f"{where}: {name}={value!r} is not part of this version; leave it out.")
+            raise OptionError(f"{where}: {name}={shown(value)} is not part of this version; leave it out.")
     if keywords.get("executor", "thread") not in EXECUTORS:
         known = ", ".join(map(repr, EXECUTORS))
-        raise OptionError(f"{where}: executor={keywords['executor']!r} must be one of {known}.")
+        raise OptionError(f"{where}: executor={shown(keywords['executor'])} must be one of {known}.")
     if keywords.get("max_workers") is not None:
         check_count(where, "max_workers", keywords["max_workers"], 1, _MOST_WORKERS)
     if keywords.get("timeout") is not None:
         check_seconds(where, "timeout", keywords["timeout"], above_zero=True)
     for name in ("fail_fast", "raise_on_failure"):
         if not isinstance(keywords.get(name, True), bool):
-            raise OptionError(f"{where}: {name}={keywords[name]!r} must be True or False.")
-    for name, most in (keywords.get("limits") or {}).items():
+            raise OptionError(f"{where}: {name}={shown(keywords[name])} must be True or False.")
+    limits = keywords.get("limits")
+    if limits is not None and not isinstance(limits, Mapping):
+        raise OptionError(f"{where}: limits={shown(limits)} must be a mapping of names to numbers, as {{'api': 4}}.")
+    for name, most in (limits or {}).items():
         check_count(where, f"limits[{name!r}]", most, 1, 1_000_000_000)
-    for observer in keywords.get("observers", ()):
+    checked = dict(keywords)
+    for name, of_what in (("observers", "callables"), ("targets", "task names")):
+        if name in keywords and (keywords[name] is not None or name == "observers"):
+            checked[name] = _as_list(where, name, keywords[name], of_what)
+    for observer in checked.get("observers", ()):
         if not callable(observer):
-            raise OptionError(f"{where}: observer {observer!r} must be callable with one event.")
+            raise OptionError(f"{where}: observer {shown(observer)} must be callable with one event.")
+    return checked
+
+
+def _as_list(where: str, name: str, value: Any, of_what: str) -> list[Any]:
+    if isinstance(value, str):
+        raise OptionError(f"{where}: {name}={shown(value)} must be a list. Write {name}=[{shown(value)}].")
+    if not isinstance(value, Iterable):
+        raise OptionError(f"{where}: {name}={shown(value)} must be a list of {of_what}. Write {name}=[...].")
+    return list(value)
 
 
 def merge(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

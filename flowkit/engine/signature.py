@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from types import FunctionType, MethodType
 
+from ..exceptions import shown
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,10 +31,10 @@ class Signature:
         keyword_only: Names of the parameters that can be passed by name alone.
         has_varargs: Whether there is a ``*args``.
         has_varkw: Whether there is a ``**kwargs``.
-        context: Name of the parameter that takes the TaskContext, None if there is none.
+        contexts: Names of the parameters that take the TaskContext.
     """
 
-    __slots__ = ("context", "defaults", "has_varargs", "has_varkw", "keyword_only", "positional")
+    __slots__ = ("contexts", "defaults", "has_varargs", "has_varkw", "keyword_only", "positional")
 
     def __init__(
         self,
@@ -49,13 +51,13 @@ class Signature:
         self.keyword_only = keyword_only
         self.has_varargs = has_varargs
         self.has_varkw = has_varkw
-        self.context = _context_parameter(positional + keyword_only, annotations)
+        self.contexts = _context_parameters(positional + keyword_only, annotations)
 
     @property
     def takes_nothing(self) -> bool:
         """Whether no value can be passed (the context does not count)."""
         names = self.positional + self.keyword_only
-        return not (self.has_varargs or self.has_varkw) and all(name == self.context for name in names)
+        return not (self.has_varargs or self.has_varkw) and all(name in self.contexts for name in names)
 
 
 def read_signature(func: Callable[..., Any]) -> Signature | None:
@@ -105,25 +107,23 @@ def describe_signature(func: Callable[..., Any], name: str) -> str:
     signature = read_signature(func)
     if signature is None:
         return f"{name}(...)"
-    shown = [f"{p}={_short(signature.defaults[p])}" if p in signature.defaults else p for p in signature.positional]
+
+    def with_default(parameter: str) -> str:
+        if parameter not in signature.defaults:
+            return parameter
+        default = shown(signature.defaults[parameter])
+        return f"{parameter}={default if len(default) <= 30 else '...'}"
+
+    parts = [with_default(parameter) for parameter in signature.positional]
     if signature.has_varargs:
-        shown.append("*args")
+        parts.append("*args")
     elif signature.keyword_only:
-        shown.append("*")
-    for p in signature.keyword_only:
-        shown.append(f"{p}={_short(signature.defaults[p])}" if p in signature.defaults else p)
+        parts.append("*")
+    parts += [with_default(parameter) for parameter in signature.keyword_only]
     if signature.has_varkw:
-        shown.append("**kwargs")
-    text = ", ".join(shown)
+        parts.append("**kwargs")
+    text = ", ".join(parts)
     return f"{name}({text if len(text) <= 200 else text[:200] + '...'})"
-
-
-def _short(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - only for a message; the value itself is not used here
-        return "..."
-    return text if len(text) <= 30 else "..."
 
 
 def _has_other_signature(func: Any) -> bool:
@@ -151,14 +151,13 @@ def _inspect(func: Callable[..., Any]) -> Signature | None:
     )
 
 
-def _context_parameter(names: tuple[str, ...], annotations: Mapping[str, object]) -> str | None:
-    if "context" in names:
-        return "context"
-    if annotations:
-        for name in names:
-            annotation = annotations.get(name)
-            # As text: the module may not import TaskContext at run time.
-            text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-            if text.strip("'\"").rpartition(".")[2] == "TaskContext":
-                return name
-    return None
+def _context_parameters(names: tuple[str, ...], annotations: Mapping[str, object]) -> tuple[str, ...]:
+    if not annotations:
+        return ("context",) if "context" in names else ()
+    return tuple([name for name in names if name == "context" or _is_context(annotations.get(name))])
+
+
+def _is_context(annotation: object) -> bool:
+    # As text: the module may not import TaskContext at run time.
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    return isinstance(text, str) and text.strip("'\"").rpartition(".")[2] == "TaskContext"

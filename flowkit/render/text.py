@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 _MAX_WIDTH = 98  # columns of a drawing, without its margin
 _MAX_ROWS = 50  # generations of a drawing
-_MAX_TRACKS = 12  # lines of a gap
 _MAX_FRAMED = 12  # names in a frame
 _MAX_NAMES = 10  # names in a list
 _MAX_LISTED = 1000  # tasks
+_MIN_BOX = 3  # columns, so that a port can step aside
 _SPACE = 2  # columns between boxes
 
 # Tried until one fits: how many tasks wired alike are still drawn apart, and the columns for a name.
@@ -171,9 +171,7 @@ def _drawing(
         if rows:
             _sort(rows)
             _place(rows)
-            drawing = _paint(rows)
-            if drawing:
-                return drawing
+            return _paint(rows)
     return _outline(labels, generations)
 
 
@@ -222,7 +220,7 @@ class _Box:
     def __init__(self, lines: list[list[str]], ahead: frozenset[int]) -> None:
         self.lines = lines  # lists of columns; none for a line passing by
         self.ahead = ahead  # the first tasks of all boxes further down that it leads to
-        self.width = 3  # columns, set when all its nets are known
+        self.width = _MIN_BOX  # columns, set when all its nets are known
         self.center = 0.0  # a place from 0 to 1 until _place makes it a column
         self.nets: tuple[list[_Net], list[_Net]] = ([], [])  # above and below
         self.ports: tuple[list[int], list[int]] = ([], [])  # columns where these nets end and start
@@ -267,7 +265,7 @@ def _rows(
     limit: int,
 ) -> list[list[_Box]]:
     """Return the boxes of each generation, joined by nets, or nothing where they are too wide."""
-    if max(map(len, groups)) * (3 + _SPACE) > _MAX_WIDTH + _SPACE:
+    if max(map(len, groups)) * (_MIN_BOX + _SPACE) > _MAX_WIDTH + _SPACE:
         return []
     firsts = frozenset(group[0] for generation in groups for group in generation)
     rows: list[list[_Box]] = []
@@ -288,7 +286,7 @@ def _rows(
                 passing.append(_Box([], further))
             _Net(tops, bottoms + passing[-1:] if further else bottoms)
         for box in row:
-            box.width = max([3, *(4 * len(nets) - 1 for nets in box.nets), *map(len, box.lines)])
+            box.width = max([_MIN_BOX, *(4 * len(nets) - 1 for nets in box.nets), *map(len, box.lines)])
         if sum(box.width + _SPACE for box in row) > _MAX_WIDTH + _SPACE:
             return []
     return rows
@@ -405,7 +403,7 @@ def _spread(row: list[_Box], wishes: list[float]) -> None:
 
 
 def _paint(rows: list[list[_Box]]) -> list[str]:
-    """Return the lines of the drawing, or nothing where a gap has too many tracks."""
+    """Return the lines of the drawing."""
     width = max(row[-1].left + row[-1].width for row in rows)
     canvas: list[list[str]] = []
     for row in rows:
@@ -418,8 +416,6 @@ def _paint(rows: list[list[_Box]]) -> list[str]:
         if nets:
             levels = _levels([net for net in nets if net.span[0] < net.span[1]])
             height = max(levels.values(), default=0) + 1
-            if height > _MAX_TRACKS:
-                return []
             band = [[" "] * width for _ in range(height + 1)]
             for net, level in levels.items():
                 _paint_line(band[level], *net.ports)
@@ -450,11 +446,9 @@ def _fix_ports(row: list[_Box], nets: list[_Net]) -> None:
         for net in box.nets[_UP]:
             wish = int(box.center) + box.offset(_UP, net)
             straight = _MAX_WIDTH if max(map(len, net.boxes)) == 1 else 1.5  # worth that many columns
+            # Ports above are three columns apart or more, so the wish or a column beside it is free.
             free = [x for x in range(box.left, box.left + box.width) if taken.get(x, net) is net]
-            column = min(
-                (x for x in free if x not in box.ports[_UP]),
-                key=lambda x: abs(x - wish) - straight * (x in net.ports[_UP]),
-            )
+            column = min(free, key=lambda x: abs(x - wish) - straight * (x in net.ports[_UP]))
             box.ports[_UP].append(column)
             net.ports[_DOWN].append(column)
 

@@ -20,7 +20,7 @@ def output_of(*arguments: str, timeout: float = 300) -> str:
         RuntimeError: It failed; the text is what it wrote to stderr.
         subprocess.TimeoutExpired: It took longer than *timeout* seconds and was killed.
     """
-    child = subprocess.run(  # noqa: S603  this interpreter, arguments of this package
+    child = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
     )
     if child.returncode:
@@ -30,7 +30,7 @@ def output_of(*arguments: str, timeout: float = 300) -> str:
 
 def start_module(module: str, *arguments: str) -> subprocess.Popen[str]:
     """Start ``python -m tests.benchmarks.<module>`` with pipes on stdout and stderr."""
-    return subprocess.Popen(  # noqa: S603  this interpreter, arguments of this package
+    return subprocess.Popen(
         [sys.executable, "-m", f"{__package__}.{module}", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,

@@ -30,8 +30,8 @@ def run(quick: bool) -> list[Table]:
     if quick:
         return _measure(2_000, [*pools, *dask], rounds=3, budget=0.3)
     return [
-        *_measure(10_000, [*pools, *dask], rounds=7, budget=4.0),
-        *_measure(100_000, pools[:1], rounds=5, budget=5.0),
+        *_measure(10_000, [*pools, *dask], rounds=7, budget=3.0),
+        *_measure(100_000, pools[:1], rounds=5, budget=4.0),
     ]
 
 

@@ -70,7 +70,7 @@ def graphlib_pool(workers: int) -> Engine:
         def call(index: int) -> None:
             try:
                 tell((index, functions[index](*[results[i] for i in graph[index]]), None))
-            except BaseException as error:  # noqa: BLE001  the coordinator raises it
+            except BaseException as error:  # the coordinator raises it
                 tell((index, None, error))
 
         with ThreadPoolExecutor(workers) as pool:

@@ -24,11 +24,7 @@ def judged(value: float, *, at_most: float = 0, at_least: float = 0, unit: str =
 
 
 def figure(value: float, digits: int = 3) -> str:
-    """Return a number with so many significant digits, or all those before the point, and no exponent.
-
-    >>> figure(0.12345), figure(1.5), figure(1234.5)
-    ('0.123', '1.5', '1,234')
-    """
+    """Return a number with so many significant digits, or all those before the point, and no exponent."""
     return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 

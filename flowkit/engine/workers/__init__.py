@@ -10,6 +10,8 @@ worker any more: it ends.
 
 from __future__ import annotations
 
+from ...context import holder
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
         """What a pool asks of its run."""
 
         record: RunRecord
+        is_stopped: bool
+
+        def admits(self, i: int) -> bool:
+            """Return whether *i* may start although the run is stopped."""
 
         def now(self) -> float:
             """Return the reading of the run's clock."""
@@ -58,6 +64,10 @@ if TYPE_CHECKING:
             """End every worker that is not in an attempt, and wait for them."""
 
 
+class NotStartedError(Exception):
+    """The run was stopped between making an id ready and starting it."""
+
+
 class Worker:
     """One place where attempts run, one at a time.
 
@@ -85,8 +95,6 @@ class Worker:
 
 def context_for(worker: Worker, context: Context) -> Context:
     """Return a copy of *context* in which ``current_context()`` finds *worker*."""
-    from ...context import holder  # noqa: PLC0415
-
     own = context.copy()
     own.run(holder.set, worker)
     return own

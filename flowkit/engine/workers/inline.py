@@ -29,8 +29,11 @@ if TYPE_CHECKING:
         def wait_for_timer(self) -> None:
             """Sleep until the next thing is due, and do it."""
 
-        def is_backing_off(self, i: int) -> bool:
-            """Return whether *i* waits for its next attempt."""
+        def is_backing_off(self, i: int | None = None) -> bool:
+            """Return whether *i*, or any id, waits for its next attempt."""
+
+        def check_process(self) -> None:
+            """Raise FlowkitError if this process was forked off the one in which the run goes on."""
 
 
 class InlinePool:
@@ -102,16 +105,22 @@ class InlinePool:
 
     def _work_in_any_order(self, call: Callable[[int], Any], pick: Callable[[Sequence[int]], int]) -> None:
         run, state = self._run, self._run.record.state
-        while self._ready or run.has_timers():
+        while self._ready or run.is_backing_off():
             if not self._ready:
                 run.wait_for_timer()
                 continue
             i = self._ready.pop(pick(self._ready))
             if state[i] == PENDING:
-                self._ready += self._attempt(call, i) or ()
+                self._ready += self._attempt(call, i)
             run.run_timers()
 
-    def _attempt(self, call: Callable[[int], Any], i: int) -> list[int] | None:
+    def _attempt(self, call: Callable[[int], Any], i: int) -> list[int]:
+        ready = self._make_attempt(call, i)
+        if ready is None:  # given up, which happens to the calling thread only in a forked child
+            self._run.check_process()
+        return ready or []
+
+    def _make_attempt(self, call: Callable[[int], Any], i: int) -> list[int] | None:
         run, worker, record = self._run, self.worker, self._run.record
         record.workers[i] = worker.name
         record.started[i] = run.now()

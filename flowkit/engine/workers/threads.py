@@ -19,7 +19,7 @@ import threading
 from collections import deque
 
 from ...exceptions import FlowkitError
-from . import Worker
+from . import NotStartedError, Worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,6 +150,8 @@ class ThreadPool:
             workers[i] = name
             started[i] = now()
             try:
+                if run.is_stopped and not run.admits(i):
+                    raise NotStartedError  # noqa: TRY301 - the same way back to the run as for a failure
                 value = call(i)
             except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
                 ready = failed(worker, i, error)
