@@ -159,13 +159,13 @@ class DAG:
         self, targets: tuple[str, ...], tasks: list[Task[..., Any]], upstream: list[list[int]]
     ) -> list[int]:
         """Return the positions of *targets* and all they depend on, ascending."""
-        position = {task.name: i for i, task in enumerate(tasks)}
-        unknown = [name for name in targets if name not in position]
+        names = dict.fromkeys(task.name for task in tasks)
+        unknown = [name for name in targets if name not in names]
         if unknown:
-            known = listing(position) if position else "none"
-            named = ", ".join(f"{name!r}{close_matches(name, position)}" for name in unknown[:10])
+            known = listing(names) if names else "none"
+            named = ", ".join(f"{name!r}{close_matches(name, names)}" for name in unknown[:10])
             raise TaskNotFoundError(f"{self._where('run')}: targets: no task is named {named}; there are: {known}.")
-        needed = {position[name] for name in targets}
+        needed = {i for i, task in enumerate(tasks) if task.name in targets}
         waiting = list(needed)
         while waiting:
             new = set(upstream[waiting.pop()]) - needed

@@ -80,7 +80,7 @@ class Site:
 
 
 def _is_class_body(frame: FrameType) -> bool:
-    return not frame.f_code.co_flags & _OPTIMIZED and frame.f_locals is not frame.f_globals
+    return not frame.f_code.co_flags & _OPTIMIZED and frame.f_code.co_name.isidentifier()  # not <module>, <cell ...>
 
 
 _latest = Site(sys._getframe())

@@ -352,8 +352,9 @@ def _wire(upstream: Task[..., Any], downstream: Task[..., Any]) -> None:
 def _collect(upstream: Task[..., Any], downstream: Task[..., Any]) -> None:
     """Let an open ``with DAG(...)`` block have the tasks of an edge made in it."""
     collected = registry.block.get()
-    if collected is not None:
+    if collected is not None and not (upstream in collected and downstream in collected):
         collected[upstream] = collected[downstream] = None
+        wiring.version.number += 1
 
 
 def _tasks(other: object, this: Task[..., Any], operator: str, *, is_right: bool) -> Sequence[Task[..., Any]]:

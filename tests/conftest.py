@@ -84,12 +84,11 @@ class Script:
         self._since = time.monotonic()
 
     def wait_for(self, line):
-        """Read its output up to *line*."""
-        for read in self._process.stdout:
-            if read.rstrip("\n") == line:
-                return
-        self.finish()
-        pytest.fail(f"the script ended with {self.returncode} before it printed {line!r}:\n{self.err}")
+        """Read its next line, which must be *line*."""
+        read = self._process.stdout.readline().rstrip("\n")
+        if read != line:
+            self.close()
+            pytest.fail(f"the script printed {read!r} instead of {line!r}:\n{self.err}")
 
     def interrupt(self):
         """Send it a Ctrl-C."""
@@ -105,8 +104,9 @@ class Script:
 
     def close(self):
         """End it if it still runs, and close its pipes."""
-        self._process.kill()
-        self._process.communicate()
+        if not self._process.stdout.closed:
+            self._process.kill()
+            self.finish()
 
 
 @pytest.fixture

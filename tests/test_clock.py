@@ -4,7 +4,7 @@ import threading
 import time
 from queue import SimpleQueue
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowkit.engine.clock import RealClock, Timers
@@ -109,6 +109,7 @@ def test_an_action_is_due_at_its_deadline_and_not_before():
     assert timers.next_deadline() is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([1.0, 2.0, 2.5, 3.0]), max_size=12), st.floats(0, 4))
 def test_due_actions_come_earliest_first_and_equal_ones_in_the_order_added(deadlines, now):
     timers, done = Timers(), []

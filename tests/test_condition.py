@@ -230,6 +230,16 @@ def test_a_condition_that_would_end_the_program_only_fails_its_task(executor):
     assert isinstance(caught.value.__cause__, ConditionError)
 
 
+def test_a_condition_that_is_interrupted_fails_its_task_like_a_task_that_is(executor):
+    def when():
+        raise KeyboardInterrupt("mine")
+
+    dag = DAG("etl", tasks=[Task("load", lambda: 1, when=when)])
+    result = dag.run(executor=executor, raise_on_failure=False)
+    assert result.tasks["load"].state == "failed"
+    assert isinstance(result.errors["load"], KeyboardInterrupt)
+
+
 def test_a_condition_under_a_failed_task_is_not_asked(executor):
     """bad ─► load"""
     calls = []

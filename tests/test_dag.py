@@ -1,5 +1,6 @@
 """The DAG: which tasks it has, how it is run, checked and drawn."""
 
+import asyncio
 import gc
 import threading
 import types
@@ -422,6 +423,12 @@ def test_targets_run_with_all_they_depend_on_and_nothing_else():
     assert dag.run(targets=[]) == {}
 
 
+def test_targets_may_be_any_iterable_and_count_for_every_run():
+    dag = etl(targets=(name for name in ["clean"]))
+    assert [list(dag.run()) for _ in range(2)] == [["extract", "clean"]] * 2
+    assert list(dag.run(targets=iter(["count"]))) == ["extract", "count"]
+
+
 def test_targets_may_be_tasks():
     made = Task("a", one)
     assert DAG("etl", tasks=[made, Task("b", one)]).run(targets=[made]) == {"a": 1}
@@ -611,7 +618,14 @@ def test_another_format_is_an_error_that_lists_the_known_ones(format):
         etl().visualize(format)
 
 
-# ---------------------------------------------------------------- the interpreter
+# ---------------------------------------------------------------- the surroundings
+
+
+def test_a_run_inside_a_running_event_loop_works():
+    async def main():
+        return etl().run()["load"]
+
+    assert asyncio.run(main()) == 5
 
 
 def test_a_run_while_the_interpreter_shuts_down_is_refused(mocker):

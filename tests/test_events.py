@@ -340,6 +340,14 @@ def test_an_observer_may_cancel_the_run_and_still_sees_one_event_at_a_time(execu
     ]  # fmt: skip
 
 
+def test_observers_may_be_any_iterable_and_are_told_of_every_run():
+    always, once = [], []
+    dag = DAG("etl", tasks=[Task("a", lambda: 1)], observers=iter([always.append]))
+    dag.run(observers=iter([once.append]))
+    dag.run()
+    assert (len(always), len(once)) == (8, 4)
+
+
 @pytest.mark.parametrize("observers", [[3], ["print"], [None]])
 def test_what_cannot_be_called_is_no_observer(observers):
     with pytest.raises(ValueError, match="must be callable with one event"):

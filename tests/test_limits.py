@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowkit import DAG, DefinitionError, OptionError, Task
@@ -54,6 +54,7 @@ def test_what_waits_can_be_taken_back():
     assert limits.admit([1]) == [1]
 
 
+@settings(deadline=None)
 @given(st.data(), st.integers(1, 4), st.integers(1, 12))
 def test_never_more_than_the_limit_hold_it_and_nobody_is_forgotten(data, most, count):
     limits = Limits(dict.fromkeys(range(count), "api"), {"api": most})
@@ -117,6 +118,13 @@ def test_limits_of_the_dag_and_the_run_are_merged():
             meter.task(f"d{i}", "disk")
     clock.run(dag, max_workers=8, limits={"api": 2})
     assert meter.most == {"api": 2, "disk": 4}
+
+
+def test_changing_the_mapping_afterwards_does_not_change_the_limits(may_abandon):
+    limits = {"api": 1}
+    dag = DAG("etl", tasks=[Task("a", lambda: 1, uses="api")], limits=limits)
+    limits["api"] = 0
+    assert dag.start().result(2) == {"a": 1}
 
 
 def test_a_limit_above_the_workers_is_no_problem():
@@ -185,6 +193,24 @@ def test_a_failure_stops_what_waits_for_a_limit_but_not_an_alert_with_the_same_l
     result = dag.run(max_workers=4, limits={"api": 1}, raise_on_failure=False)
     assert dict(result) == {"alert": "sent"}
     assert (result.tasks["other"].state, result.tasks["third"].state) == ("cancelled", "cancelled")
+
+
+def test_a_failure_takes_back_the_limit_of_what_was_admitted_and_has_not_started():
+    """bad, waiting: limit 2, one worker; bad ─► alert (one_failed) and alert_2, with the same limit"""
+    with DAG("etl") as dag:
+        bad = Task("bad", lambda: 1 / 0, uses="api")
+        Task("waiting", lambda: 1, uses="api")
+        for name in ("alert", "alert_2"):
+            bad >> Task(name, lambda bad: "sent", trigger="one_failed", uses="api")
+    result = dag.run(max_workers=1, limits={"api": 2}, raise_on_failure=False)
+    assert dict(result) == {"alert": "sent", "alert_2": "sent"}
+    assert result.tasks["waiting"].state == "cancelled"
+
+
+@pytest.mark.parametrize("limits", [4, ["api"], "api"])
+def test_limits_must_be_a_mapping(limits):
+    with pytest.raises(OptionError, match=r"limits=.* must be a mapping of names to numbers"):
+        DAG("etl", tasks=[]).run(limits=limits)
 
 
 def test_a_name_without_a_limit_is_an_error_with_the_close_matches():

@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowkit.render import report
@@ -72,6 +72,7 @@ class Texts(HTMLParser):
             self.cells[-1] += data
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(exclude_categories=["Cc", "Cs"]), min_size=1))
 def test_no_text_becomes_markup(text):
     read = Texts(report.as_html(text, COLUMNS, [(text, "failed", text)]))

@@ -268,6 +268,17 @@ def test_the_reason_below_an_upstream_failed_task_names_it_and_the_failure(execu
     assert tasks["last"].reason.endswith("'bad' failed: ConnectionError: refused")
 
 
+def test_the_reason_below_a_task_that_ran_after_the_failure_is_further_up(executor):
+    """bad ─► alert (one_failed) ─► note, which does not start after a failure"""
+    with DAG("etl") as dag:
+        alert = Task("bad", fail) >> Task("alert", lambda bad: "sent", trigger="one_failed")
+        alert >> Task("note", lambda alert: alert)
+    result = dag.run(executor=executor, raise_on_failure=False)
+    assert result == {"alert": "sent"}
+    assert result.tasks["note"].state == "upstream_failed"
+    assert "upstream" in result.tasks["note"].reason
+
+
 def test_the_reason_of_a_cancelled_task_is_the_failure_that_stopped_the_run(executor):
     """bad, good ─► last: last is not below bad"""
     release = threading.Event()

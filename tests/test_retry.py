@@ -5,7 +5,7 @@ import random
 from fractions import Fraction
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowkit import GiveUp, OptionError, RetryAfter
@@ -47,6 +47,7 @@ def test_attempts_are_counted_from_one(attempt):
         RetryPolicy().delay_before(attempt, random.Random(0))
 
 
+@settings(deadline=None)
 @given(policies, st.integers(2, 40), st.integers())
 @example(RetryPolicy(delay=1e-6, backoff=1e9, max_delay=1e9, jitter=10), 40, 0)
 def test_no_wait_is_negative_or_beyond_the_cap_or_shortened_by_jitter(policy, attempt, seed):
@@ -58,6 +59,7 @@ def test_no_wait_is_negative_or_beyond_the_cap_or_shortened_by_jitter(policy, at
     assert wait <= least * (1 + policy.jitter) * (1 + 1e-12)
 
 
+@settings(deadline=None)
 @given(policies, st.integers(2, 40))
 def test_without_jitter_the_wait_is_exactly_the_formula(policy, attempt):
     exact = RetryPolicy(delay=policy.delay, backoff=policy.backoff, max_delay=policy.max_delay, jitter=0)
@@ -65,6 +67,7 @@ def test_without_jitter_the_wait_is_exactly_the_formula(policy, attempt):
     assert math.isclose(wait, unjittered(exact, attempt), rel_tol=1e-12)
 
 
+@settings(deadline=None)
 @given(policies, st.integers(2, 40), st.integers())
 def test_the_same_seed_gives_the_same_wait(policy, attempt, seed):
     first, second = (policy.delay_before(attempt, random.Random(seed)) for _ in range(2))

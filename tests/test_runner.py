@@ -647,6 +647,29 @@ def test_a_task_that_accepts_a_failure_is_tried_again_after_it(clock, executor):
     assert result.duration == 7.0
 
 
+def test_a_task_that_accepts_a_failure_and_waits_for_its_retry_goes_on_waiting(clock):
+    """teardown (all_done) waits for its second attempt when bad fails"""
+    script = Script(ConnectionError("not yet"))
+    with DAG("etl") as dag:
+        Task("teardown", script, trigger="all_done", retries=1, delay=50, jitter=0)
+        Task("bad", lambda: clock.sleep(10) or fail())
+    result = clock.run(dag, max_workers=2, raise_on_failure=False)
+    assert states(result) == {"teardown": "succeeded", "bad": "failed"}
+    assert result.duration == 50.0
+
+
+def test_a_task_that_accepts_a_failure_and_waits_for_a_worker_gets_it(clock):
+    """teardown's (all_done) second attempt is due while bad has the only worker; other waits for it too"""
+    script = Script(ConnectionError("not yet"))
+    with DAG("etl") as dag:
+        Task("teardown", script, trigger="all_done", retries=1, delay=5, jitter=0)
+        Task("bad", lambda: clock.sleep(10) or fail())
+        Task("other", lambda: 1)
+    result = clock.run(dag, max_workers=1, raise_on_failure=False)
+    assert states(result) == {"teardown": "succeeded", "bad": "failed", "other": "cancelled"}
+    assert result.duration == 10.0
+
+
 # ---------------------------------------------------------------- timeouts
 
 
@@ -1016,12 +1039,10 @@ def test_a_retry_that_a_worker_has_taken_when_the_run_fails_is_cancelled(
         assert sorted(final) == sorted(result.tasks)
 
 
-@pytest.mark.parametrize("run", [
-    lambda dag, **options: dag.start(executor="sequential", **options),
-    lambda dag, **options: dag.start(executor="sequential", _pick=lambda ready: 0, **options),
-], ids=["in order", "in any order"])  # fmt: skip
-@pytest.mark.parametrize("moment", ["before the attempt", "after the attempt"])
-def test_a_cancel_next_to_a_sequential_attempt_leaves_one_final_event_for_each_task(monkeypatch, moment, run):
+@pytest.mark.parametrize("options", [{}, {"_pick": lambda ready: 0}], ids=["in order", "in any order"])
+@pytest.mark.parametrize("when", [None, lambda: True], ids=["plain", "with a condition"])
+@pytest.mark.parametrize("moment", ["before the attempt", "after the attempt", "after its end"])
+def test_a_cancel_beside_a_sequential_attempt_ends_each_task_once(monkeypatch, moment, when, options):
     """a ─► b; the cancel comes when the worker is not in a's attempt, though a is chosen or has returned"""
     handles, made, seen = [], threading.Event(), []
 
@@ -1040,19 +1061,24 @@ def test_a_cancel_next_to_a_sequential_attempt_leaves_one_final_event_for_each_t
     def succeeded_late(run, worker, i, value):
         if moment == "after the attempt":
             cancel_at(run.record, i)
-        return succeeded(run, worker, i, value)
+        ready = succeeded(run, worker, i, value)
+        if moment == "after its end":
+            cancel_at(run.record, i)
+        return ready
 
     monkeypatch.setattr(InlinePool, "_attempt", attempt_late)
     monkeypatch.setattr(Run, "_succeeded", succeeded_late)
     with DAG("etl") as dag:
-        Task("a", lambda: 1) >> Task("b", lambda a: a)
-    handles.append(run(dag, observers=[seen.append]))
+        Task("a", lambda: 1, when=when) >> Task("b", lambda a: a, when=when)
+    handles.append(dag.start(executor="sequential", observers=[seen.append], **options))
     made.set()
     result = cancelled(handles[0])
-    final = [event.task_name for event in seen if isinstance(event, (TaskSucceeded, TaskCancelled))]
-    assert sorted(final) == ["a", "b"]
-    assert ("a" in result) is any(isinstance(event, TaskSucceeded) for event in seen)
+    final = [event for event in seen if isinstance(event, (TaskSucceeded, TaskCancelled))]
+    assert sorted(event.task_name for event in final) == ["a", "b"]
+    assert ("a" in result) is any(isinstance(event, TaskSucceeded) for event in final)
     assert result.tasks["b"].state == "cancelled"
+    if moment != "after the attempt":  # there it may be either
+        assert result.tasks["a"].state == ("cancelled" if moment == "before the attempt" else "succeeded")
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -1114,6 +1140,38 @@ def test_a_forked_child_has_no_run(executor):
         release.set()
     assert os.waitstatus_to_exitcode(status) == 0
     assert handle.result(5)["a"] is True
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+@pytest.mark.parametrize("observers", [[], [lambda event: None]], ids=["plain", "watched"])
+def test_a_child_that_a_task_forks_does_not_go_on_with_the_run(executor, observers):
+    """a ─► b; a forks, and the child comes out of a like the parent does"""
+    parent, statuses = os.getpid(), []
+
+    def a():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # since 3.12: forking with threads
+            child = os.fork()
+        if child:
+            statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    def b(a):
+        if os.getpid() != parent:
+            os._exit(9)
+        return "in the parent"
+
+    with DAG("etl") as dag:
+        Task("a", a) >> Task("b", b)
+    try:
+        result = dag.run(executor=executor, observers=observers)
+    except BaseException as error:
+        if os.getpid() != parent:
+            os._exit(0 if isinstance(error, FlowkitError) and "forked" in str(error) else 8)
+        raise
+    if os.getpid() != parent:
+        os._exit(7)
+    assert result["b"] == "in the parent"
+    assert statuses == [0]
 
 
 def test_a_wall_clock_that_is_stepped_changes_nothing(mocker):

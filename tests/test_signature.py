@@ -5,7 +5,7 @@ import inspect
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowkit import TaskContext
@@ -123,6 +123,7 @@ def test_other_attributes_of_a_function_change_nothing():
 names = st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=8)
 
 
+@settings(deadline=None)
 @given(names, st.integers(0, 8), st.integers(0, 8), st.integers(0, 8), st.booleans(), st.booleans())
 def test_reading_the_code_gives_what_inspect_gives(parameters, only, with_default, keyword, varargs, varkw):
     """A random signature, compiled."""

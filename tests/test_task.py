@@ -154,6 +154,11 @@ def test_a_called_coroutine_function_is_a_type_error_and_leaves_no_warning():
     assert coroutine.cr_frame is None  # closed
 
 
+def test_a_called_generator_function_is_a_type_error_too():
+    with pytest.raises(TypeError, match="Pass the function, not the call"):
+        task(each for each in [1])
+
+
 def test_classes_methods_builtins_and_partials_are_tasks_too():
     class Loader:
         def __init__(self, rows=(1, 2)):
@@ -199,6 +204,11 @@ def test_a_decorated_function_of_the_user_can_be_a_task():
 
         up >> down
     assert dag.run()["down"] == 10
+
+
+def test_the_class_can_be_written_with_its_types_at_run_time():
+    assert Task[[int], str].__origin__ is Task
+    assert Task[..., int].__args__[-1] is int
 
 
 def test_a_task_has_no_room_for_state():

@@ -3,6 +3,7 @@
 import itertools
 import random
 import threading
+from queue import SimpleQueue
 
 import pytest
 
@@ -131,6 +132,22 @@ def test_a_run_timeout_is_virtual_too(clock, executor):
     with pytest.raises(RunTimeoutError):
         clock.run(dag, executor=executor, timeout=24 * 3600)
     assert clock.now() >= 24 * 3600
+
+
+def test_waiting_for_a_deadline_that_has_passed_ends_at_once(clock):
+    clock.sleep(10)
+    clock.wait(SimpleQueue(), 5.0, lambda asleep: pytest.fail("nobody has to be asked"))
+    assert clock.now() == 11.0
+
+
+def test_waiting_without_a_deadline_waits_for_a_wake_up_even_if_nothing_goes_on(clock):
+    wake_ups = SimpleQueue()
+    waiter = threading.Thread(target=clock.wait, args=(wake_ups, None, lambda asleep: True))
+    waiter.start()
+    wake_ups.put(None)
+    waiter.join(5)
+    assert not waiter.is_alive()
+    assert clock.now() == 1.0
 
 
 def test_the_same_clock_goes_on_in_the_next_run(clock, executor):

@@ -265,8 +265,8 @@ def test_looking_for_a_neighbour_takes_the_same_time_at_any_length():
     hub >> many
     assert all(task in hub.downstream for task in many[:100])  # the set is made here
     started = time.perf_counter()
-    assert not any(stranger in hub.downstream for _ in range(2_000))
-    assert time.perf_counter() - started < 0.5  # 2,000 scans of the list would take 0.6 s and more
+    assert not any(stranger in hub.downstream for _ in range(20_000))
+    assert time.perf_counter() - started < 1  # 20,000 scans of the list take several seconds
 
 
 CHANGES = {
@@ -290,6 +290,7 @@ SOME = [Task("t", len) for _ in range(40)]
 changes = st.tuples(st.sampled_from(sorted(CHANGES)), st.sampled_from(SOME))
 
 
+@settings(deadline=None)
 @given(st.lists(changes, max_size=12), st.integers(0, 30))
 def test_membership_stays_right_after_any_change_by_hand(changes, length):
     known = Task("owner", len).upstream
@@ -390,7 +391,7 @@ def test_an_edge_to_oneself_made_by_hand_is_found():
         DAG("hand", tasks=[a]).run()
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(2, 9), st.randoms(use_true_random=False))
 def test_any_mix_of_spellings_makes_the_same_graph(count, rng):
     """A random graph, each edge in a random spelling, some edges twice."""

@@ -14,7 +14,7 @@ from flowkit.context import holder
 from flowkit.engine.workers import NotStartedError, Worker, context_for
 from flowkit.engine.workers.inline import InlinePool
 from flowkit.engine.workers.threads import ThreadPool
-from flowkit.states import FAILED, SUCCEEDED
+from flowkit.states import FAILED, PENDING, SUCCEEDED
 
 
 class FakeRun:
@@ -31,7 +31,8 @@ class FakeRun:
         count = len(upstream)
         self.record = SimpleNamespace(
             upstream=upstream, state=bytearray(count), started=[0.0] * count, workers=[None] * count,
-            names=[f"t{i}" for i in range(count)], attempts_of=lambda i: 1,
+            names=[f"t{i}" for i in range(count)], attempts_of=lambda i: 1, values=[None] * count,
+            ended=[0.0] * count,
         )  # fmt: skip
         self.missing = [len(before) for before in upstream]
         self.downstream = [[j for j, before in enumerate(upstream) if i in before] for i in range(count)]
@@ -43,6 +44,9 @@ class FakeRun:
         self.reading = 0.0
         self.is_stopped = False
         self.admitted = set()
+        self.scheduler = SimpleNamespace(is_calm=True)
+        self.is_plain = False
+        self.timers = []
 
     def admits(self, i):
         return i in self.admitted
@@ -92,8 +96,12 @@ class FakeRun:
 
     # What only an inline pool asks.
 
-    def has_timers(self):
-        return False
+    timers = ()
+    is_plain = False
+    scheduler = SimpleNamespace(is_calm=True)
+
+    def starts_now(self, i):
+        return self.record.state[i] == PENDING
 
     def run_timers(self): ...
 
@@ -255,10 +263,21 @@ def test_work_added_later_is_made_too():
 
 
 def test_adding_nothing_starts_no_thread():
+    before = threading.enumerate()
     pool = ThreadPool(FakeRun([[]]), 2)
     pool.add([])
-    assert not any(thread.name.startswith("flowkit-thread") for thread in threading.enumerate())
+    assert threading.enumerate() == before
     pool.close()
+
+
+def test_a_closed_pool_starts_no_thread():
+    run = FakeRun([[]])
+    pool = ThreadPool(run, 2)
+    pool.close()
+    before = threading.enumerate()
+    pool.add([0])
+    assert threading.enumerate() == before
+    assert pool.working() == []
 
 
 def test_what_has_not_started_can_be_withdrawn():
@@ -310,6 +329,29 @@ def test_an_abandoned_worker_ends_and_another_takes_its_place():
     run.threads[0].join(5)
     pool.close()
     assert run.done == [0, 1]  # what the abandoned one said has changed nothing
+
+
+def test_a_worker_that_takes_the_place_of_another_has_a_name_of_its_own():
+    """0, 1 and 2 stay on three threads; the first is abandoned, and 3 runs on the one that takes its place"""
+    inside, go_on = threading.Barrier(4), threading.Event()
+
+    def stay():
+        inside.wait(5)
+        go_on.wait(5)
+
+    run = FakeRun([[]] * 4, dict.fromkeys((0, 1, 2), stay) | {3: go_on.set})
+    pool = ThreadPool(run, 3)
+    pool.add([0, 1, 2])
+    inside.wait(5)
+    stuck = next(worker for worker in pool.working() if worker.current == 0)
+    stuck.is_abandoned = True
+    pool.replace(stuck)
+    run.done.append(0)
+    pool.add([3])
+    assert run.finished.wait(5)
+    pool.close()
+    run.threads[0].join(5)
+    assert len(set(run.record.workers)) == 4
 
 
 def test_closing_waits_for_the_attempts_but_not_for_abandoned_ones():
@@ -433,20 +475,53 @@ def test_inline_runs_in_the_calling_thread_in_the_order_of_ids():
     assert run.record.workers == ["main"] * 4
 
 
-def test_inline_withdraws_what_is_ready_but_not_what_it_is_in():
-    """0, 1, 2 ─► 3"""
-    withdrawn = []
-    run = FakeRun([[], [], [], [2]], {1: lambda: withdrawn.extend(pool.withdraw())})
-    pool = InlinePool(run, {})
+def test_inline_takes_the_ready_ids_in_the_order_in_which_they_are_picked():
+    """0, 1 ─► 2"""
+    run = FakeRun([[], [], [1]])
+    pool = InlinePool(run, {}, lambda ready: len(ready) - 1)
+    pool.add([0, 1])
     pool.work()
-    assert withdrawn == [2]
+    assert run.done == [1, 2, 0]
 
 
-def test_inline_leaves_out_what_is_final_already():
+def test_inline_withdraws_what_is_ready_but_not_what_it_is_in():
+    """0, 1, 2 ─► 3; last first, so 2 comes first"""
+    withdrawn = []
+    run = FakeRun([[], [], [], [2]], {2: lambda: withdrawn.extend(pool.withdraw())})
+    pool = InlinePool(run, {}, lambda ready: len(ready) - 1)
+    pool.add([0, 1, 2])
+    pool.work()
+    assert withdrawn == [0, 1]
+    assert run.done == [2, 3]
+
+
+@pytest.mark.parametrize("pick", [None, lambda ready: 0])
+def test_inline_leaves_out_what_is_final_already(pick):
     """0, 1"""
     run = FakeRun([[], []], {0: lambda: run.record.state.__setitem__(1, FAILED)})
-    InlinePool(run, {}).work()
+    pool = InlinePool(run, {}, pick)
+    pool.add([0, 1])
+    pool.work()
     assert run.done == [0]
+
+
+def test_inline_asks_about_each_id_once_something_has_gone_wrong():
+    """0, 1, 2, of which the run lets 2 start"""
+    run = FakeRun([[], [], []])
+    run.scheduler = SimpleNamespace(is_calm=False)
+    run.starts_now = lambda i: i == 2
+    InlinePool(run, {}).work()
+    assert run.done == [2]
+
+
+def test_inline_notes_the_results_itself_in_a_run_that_nobody_watches():
+    """0, 1: 1 raises"""
+    run = FakeRun([[], []], {0: lambda: "value", 1: lambda: {}["no"]})
+    run.is_plain = True
+    InlinePool(run, {}).work()
+    assert (run.record.values[0], run.record.state[0]) == ("value", SUCCEEDED)
+    assert run.record.ended[0] > run.record.started[0] > 0
+    assert list(run.errors) == [1]
 
 
 def test_inline_judges_a_timeout_when_the_attempt_returns():

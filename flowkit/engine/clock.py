@@ -73,27 +73,30 @@ class Timers:
     """Actions to be done at their deadlines, earliest first.
 
     An action that has become pointless stays in here and must see so itself when it is called.
+
+    Attributes:
+        heap: The entries; empty if nothing is to happen.
     """
 
-    __slots__ = ("_heap", "_number")
+    __slots__ = ("_number", "heap")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self.heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._number = itertools.count()
 
     def add(self, deadline: float, action: Callable[..., None], *args: Any) -> bool:
         """Have *action* called with *args* at *deadline*; return whether it is the earliest now."""
         entry = (deadline, next(self._number), action, args)
-        heapq.heappush(self._heap, entry)
-        return self._heap[0] is entry
+        heapq.heappush(self.heap, entry)
+        return self.heap[0] is entry
 
     def next_deadline(self) -> float | None:
         """Return the earliest deadline, None if there is nothing to do."""
-        return self._heap[0][0] if self._heap else None
+        return self.heap[0][0] if self.heap else None
 
     def pop_due(self, now: float) -> Callable[[], None] | None:
         """Take out and return the earliest action if its deadline is not after *now*, else None."""
-        if not self._heap or self._heap[0][0] > now:
+        if not self.heap or self.heap[0][0] > now:
             return None
-        _, _, action, args = heapq.heappop(self._heap)
+        _, _, action, args = heapq.heappop(self.heap)
         return functools.partial(action, *args)

@@ -56,7 +56,7 @@ from .condition import ask_condition
 from .interrupt import Interrupts
 from .limits import Limits
 from .program import SPECIAL
-from .scheduler import Scheduler
+from .scheduler import START, Scheduler
 from .workers import NotStartedError, context_for
 from .workers.inline import InlinePool
 from .workers.threads import ThreadPool
@@ -100,12 +100,13 @@ class Run:
         self.now = self._clock.now
         self._rng = settings.rng
         self._lock = threading.Lock()
-        self._scheduler = Scheduler(program.graph, program.rules)
+        self.scheduler = Scheduler(program.graph, program.rules)
         self.record = RunRecord(
-            program.name, self.run_id, program.names, program.index, program.graph.upstream, self._scheduler.state,
+            program.name, self.run_id, program.names, program.index, program.graph.upstream, self.scheduler.state,
             is_fail_fast=settings.fail_fast,
         )  # fmt: skip
         self._timers = Timers()
+        self.timers = self._timers.heap
         self._wake_ups: SimpleQueue[None] = SimpleQueue()
         self._stream = EventStream(settings.observers) if settings.observers else None
         self._limits = Limits(program.uses, settings.limits) if program.uses else None
@@ -122,16 +123,19 @@ class Run:
         self._interrupts = 0
         self._is_over = False
         self._arity = bytes([SPECIAL]) * len(program) if self._stream else bytes(program.arity)
-        is_plain = self._stream is None and self._limits is None
-        self.succeeded = self._succeeded_plainly if is_plain else self._succeeded
         self._inline: InlinePool | None = None
+        self._walks = False
+        """Whether ids are taken in order, so that nothing has to be counted."""
         self._pool: InlinePool | ThreadPool
         if settings.executor == "sequential":
             self._limits = None  # one at a time is within any limit
             self._pool = self._inline = InlinePool(self, program.timed, settings.pick)
+            self._walks = settings.pick is None
         else:
             on_idle = None if isinstance(self._clock, RealClock) else self._wake
             self._pool = ThreadPool(self, settings.max_workers, on_idle)
+        self.is_plain = self._stream is None and self._limits is None
+        self.succeeded = self._succeeded_plainly if self.is_plain and not self._walks else self._succeeded
 
     # ------------------------------------------------------------ the whole run, in the controlling thread
 
@@ -167,7 +171,7 @@ class Run:
         with self._lock:
             if self._settings.timeout is not None:
                 self._timers.add(record.started_at + self._settings.timeout, self._run_timed_out)
-            ready = self._scheduler.start()
+            ready = self.scheduler.start()
             if self._is_cancelled:  # before it began; the inline pool has taken back what it can see already
                 self._stop([i for i in ready if record.state[i] == PENDING], takes_none=True)
                 self._publish_decided()
@@ -187,13 +191,13 @@ class Run:
     def _supervise(self) -> None:
         """Wait until every task is final; meanwhile do what is due."""
         if self._inline is not None:
-            if self._scheduler.remaining:
+            if self.scheduler.remaining:
                 self._inline.work()
             self._heed_interrupt()
             return
         while True:
             with self._lock:
-                if not self._scheduler.remaining:
+                if not self.scheduler.remaining:
                     return
                 deadline = self._timers.next_deadline()
             self._clock.wait(self._wake_ups, deadline, self._is_quiet)
@@ -322,8 +326,8 @@ class Run:
                 return []
             record.ended[i] = self.now()
             record.values[i] = value
-            ready = self._scheduler.finish(i, SUCCEEDED)
-            if not self._scheduler.remaining:
+            ready = self.scheduler.finish(i, SUCCEEDED)
+            if not self.scheduler.remaining:
                 self._wake_ups.put(None)
         return ready
 
@@ -364,7 +368,7 @@ class Run:
                 has_tried = i in self.record.attempts
                 if not has_tried:
                     self.record.forget_start(i)
-                ready = self._give_up_retry(i) if has_tried else self._conclude(i, self._scheduler.decide(i))
+                ready = self._conclude(i, CANCELLED if has_tried else self.scheduler.decide(i))
         self._deliver()
         return ready
 
@@ -406,10 +410,10 @@ class Run:
 
     def _conclude(self, i: int, state: int) -> list[int]:
         """Make *state* the final one of *i*; return what became ready. Under the lock."""
-        scheduler, record = self._scheduler, self.record
+        scheduler, record = self.scheduler, self.record
         if state == FAILED:
             record.failures.append(i)
-        ready = scheduler.finish(i, state)
+        ready = self._finish(i, state)
         if self._stream:
             self._publish_final(i)
         if state == FAILED and self._settings.fail_fast and not (self._is_failing or self._is_cancelled):
@@ -424,7 +428,7 @@ class Run:
 
     def _stop(self, ready: list[int], *, takes_none: bool) -> list[int]:
         """Take back everything that has not started; return what may start all the same. Under the lock."""
-        scheduler, attempts = self._scheduler, self.record.attempts
+        scheduler, attempts = self.scheduler, self.record.attempts
         queued = self._limits.withdraw() if self._limits else []
         unstarted = self._pool.withdraw()
         if self._limits:
@@ -444,10 +448,28 @@ class Run:
 
     def _give_up_retry(self, i: int) -> list[int]:
         """End *i*, which has made an attempt and is not to make the next; return what became ready."""
-        ready = self._scheduler.finish(i, CANCELLED)
+        ready = self._finish(i, CANCELLED)
         if self._stream:
             self._publish_final(i)
         return ready
+
+    def _finish(self, i: int, state: int) -> list[int]:
+        if self._walks:
+            self.scheduler.retire(i, state)
+            return []
+        return self.scheduler.finish(i, state)
+
+    def starts_now(self, i: int) -> bool:
+        """Return whether *i*, whose upstream is final, may start; if not, it is final now. For the inline pool."""
+        self._heed_interrupt()
+        with self._lock:
+            if self.record.state[i] != PENDING:  # the run was cancelled before it began
+                return False
+            verdict = self.scheduler.decide(i)
+            if verdict != START:
+                self._conclude(i, verdict)
+        self._deliver()
+        return verdict == START
 
     def admits(self, i: int) -> bool:
         """Return whether *i* may start although the run is stopped."""
@@ -457,10 +479,6 @@ class Run:
         return self._limits.admit(ready) if self._limits else ready
 
     # ------------------------------------------------------------ what is due, in the controlling thread
-
-    def has_timers(self) -> bool:
-        """Return whether something is to happen later."""
-        return self._timers.next_deadline() is not None
 
     def is_backing_off(self, i: int | None = None) -> bool:
         """Return whether *i*, or any id, waits for its next attempt."""
@@ -520,7 +538,7 @@ class Run:
     def cancel(self, reason: str) -> None:
         """Stop: nothing new starts, and running threads are left behind after the grace. From any thread."""
         with self._lock:
-            if self._is_over or self._is_cancelled or not self._scheduler.remaining:
+            if self._is_over or self._is_cancelled or PENDING not in self.record.state:
                 return
             self.record.is_cancelled = True
             self._halt(reason, [])
@@ -544,7 +562,7 @@ class Run:
                     worker.is_abandoned = True
                     self.record.abandoned_threads += 1
                     self.record.ended[worker.current] = self.now()
-            self._scheduler.cancel_rest()
+            self.scheduler.cancel_rest()
             self._publish_decided()
             self._wake()
         self._deliver()
@@ -552,6 +570,7 @@ class Run:
     def _interrupted(self) -> None:
         """Heed a Ctrl-C; runs as a signal handler, so it only leaves a note, unless the user's own code runs."""
         self._interrupts += 1
+        self.scheduler.is_calm = False  # so that the inline pool looks up, even if the task swallows the exception
         self._wake_ups.put(None)
         is_in_task = self._inline is not None and self._inline.worker.current >= 0
         if is_in_task or self._interrupts > 1:
@@ -584,11 +603,11 @@ class Run:
         self._stream.publish(kind(self.run_id, self.record.epoch + self.now(), *values))
 
     def _publish_decided(self) -> None:
-        if self._scheduler.decided:
+        if self.scheduler.decided:
             if self._stream:
-                for i in self._scheduler.decided:
+                for i in self.scheduler.decided:
                     self._publish_final(i)
-            self._scheduler.decided.clear()
+            self.scheduler.decided.clear()
 
     def _publish_final(self, i: int) -> None:
         record = self.record

@@ -7,7 +7,7 @@ it is called under the runner's lock and decides from what it was told.
 
     start()        ─► ids that are ready from the beginning
     finish(i, s)   ─► ids that became ready because i ended in state s
-    retire(i, s)   the same without an answer, for a caller that walks the ids in order and asks decide() itself
+    retire(i, s)   the same for a caller that walks the ids in order; it asks decide() itself
     stop(...)      from now on only tasks that accept a failure start, or none at all
     decided        ids that got a final state without running; the caller empties it
 
@@ -68,11 +68,13 @@ class Scheduler:
         state: The state of each id.
         remaining: How many tasks are not final yet.
         decided: Ids that became final without running, oldest first.
+        is_calm: True while whatever has its upstream done may start without a look at its rule: everything final has
+            succeeded, no rule waits for a failure, and nobody has stopped the run. Anybody may set it to False.
     """
 
     __slots__ = (
-        "_all_good", "_downstream", "_missing", "_rules", "_stopped", "_tainted", "_takes_none", "_upstream",
-        "decided", "remaining", "state",
+        "_downstream", "_missing", "_rules", "_stopped", "_tainted", "_takes_none", "_upstream",
+        "decided", "is_calm", "remaining", "state",
     )  # fmt: skip
 
     def __init__(self, graph: Graph, rules: bytes | None) -> None:
@@ -83,8 +85,7 @@ class Scheduler:
         self.state = bytearray(len(graph))
         self.remaining = len(graph)
         self.decided: list[int] = []
-        self._all_good = not rules or not NEED_FAILURE.intersection(rules)
-        """True while no rule needs a look: everything final has succeeded, and no rule waits for a failure."""
+        self.is_calm = not rules or not NEED_FAILURE.intersection(rules)
         self._stopped = False
         self._takes_none = False
         """After a stop: whether not even tasks that accept a failure start."""
@@ -107,14 +108,17 @@ class Scheduler:
             left = missing[j] - 1
             missing[j] = left
             if not left:
-                if self._all_good or self.decide(j) == START:
+                if self.is_calm or self.decide(j) == START:
                     ready.append(j)
                 else:
                     self._conclude(j, ready)
         return ready
 
     def retire(self, i: int, state: int) -> None:
-        """Record that *i* ended in *state*, for a caller that asks :meth:`decide` for each id in ascending order."""
+        """Record that *i* ended in *state*, for a caller that walks the ids in order and asks :meth:`decide` for each.
+
+        That caller may also write SUCCEEDED into ``state`` itself.
+        """
         self.state[i] = state
         self.remaining -= 1
         if state != SUCCEEDED:
@@ -154,7 +158,7 @@ class Scheduler:
             self._tainted = bytearray(len(self.state))
         self._stopped = True
         self._takes_none = self._takes_none or takes_none
-        self._all_good = False
+        self.is_calm = False
         for i, state in enumerate(self.state):
             if state == FAILED:
                 self._taint(i)
@@ -182,7 +186,7 @@ class Scheduler:
         for k in pending:  # grows while it is walked
             self.state[k] = self.decide(k)
             self.remaining -= 1
-            self._all_good = False
+            self.is_calm = False
             self.decided.append(k)
             for j in self._downstream[k]:
                 self._missing[j] -= 1
@@ -193,7 +197,7 @@ class Scheduler:
                         pending.append(j)
 
     def _note_not_good(self, i: int, state: int) -> None:
-        self._all_good = False
+        self.is_calm = False
         if state == FAILED and self._stopped:
             self._taint(i)
 

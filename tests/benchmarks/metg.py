@@ -22,7 +22,7 @@ from .shapes import Graph, fft, stencil_1d
 
 MICROSECONDS = 15
 WORKERS = 2
-WIDTH, STEPS = 2 * WORKERS, 250
+WIDTH, STEPS, QUICK_STEPS = 2 * WORKERS, 250, 50
 HALF = 0.5
 LENGTHS = tuple(512e-6 / 2**halvings for halvings in range(8))
 """Seconds a task should take, 512 to 4 µs."""
@@ -41,9 +41,10 @@ def run(quick: bool) -> list[Table]:
     engines += peers.dask_threaded(WORKERS)
     lengths = LENGTHS[::3] if quick else LENGTHS
     rounds = 2 if quick else 5
+    steps = QUICK_STEPS if quick else STEPS
     found: list[list[str]] = []
     curves: list[list[str]] = []
-    for pattern, graph in (("stencil_1d", stencil_1d(WIDTH, STEPS)), ("fft", fft(WIDTH, STEPS))):
+    for pattern, graph in (("stencil_1d", stencil_1d(WIDTH, steps)), ("fft", fft(WIDTH, steps))):
         points = _sweep(engines, graph, lengths, rounds)
         metgs = [_crossing(points[engine.name]) for engine in engines]
         found.append([pattern, judged(metgs[0], at_most=MICROSECONDS, unit=" µs"), *map(_text_of, metgs[1:])])
@@ -51,7 +52,7 @@ def run(quick: bool) -> list[Table]:
     names = [engine.name for engine in engines]
     wanted = [figure(seconds * 1e6) for seconds in lengths]
     note = "Bare threads ignore the graph: what this machine had to give beside its other load."
-    size = f"{WIDTH} columns × {STEPS} steps, {WORKERS} threads"
+    size = f"{WIDTH} columns × {steps} steps, {WORKERS} threads"
     return [
         Table(f"METG(50 %): {size}", ["", *names], found),
         Table(f"METG: efficiency by µs of kernel, {size}", ["", *wanted], curves, note),

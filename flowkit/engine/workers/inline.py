@@ -15,13 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Protocol
 
+    from ..scheduler import Scheduler
     from . import Attempts
 
     class InlineAttempts(Attempts, Protocol):
         """What an inline pool asks of its run beside the end of an attempt."""
 
-        def has_timers(self) -> bool:
-            """Return whether something is to happen later: a retry, or the run's timeout."""
+        timers: list[Any]
+        scheduler: Scheduler
+        is_plain: bool
+
+        def starts_now(self, i: int) -> bool:
+            """Return whether *i*, whose upstream is final, may start; if not, it is final now."""
 
         def run_timers(self) -> None:
             """Do what is due."""
@@ -38,6 +43,8 @@ if TYPE_CHECKING:
 
 class InlinePool:
     """The calling thread as the only worker.
+
+    In generation order nothing is counted: when the loop gets to an id, everything upstream of it is final.
 
     Args:
         run: Who says what an id means.
@@ -62,7 +69,9 @@ class InlinePool:
         self._ready += ids
 
     def withdraw(self) -> list[int]:
-        """Take back what is ready and has not started."""
+        """Take back what is ready and has not started; nothing in generation order, where each id is looked at anyway."""
+        if self._pick is None:
+            return []
         state, upstream, current = self._run.record.state, self._run.record.upstream, self.worker.current
         self._ready.clear()
         return [
@@ -94,11 +103,32 @@ class InlinePool:
             self._work_in_any_order(call, self._pick)
 
     def _work_in_order(self, call: Callable[[int], Any]) -> None:
-        run, state = self._run, self._run.record.state
+        run, worker, record, scheduler = self._run, self.worker, self._run.record, self._run.scheduler
+        state, values, started, ended, workers = (
+            record.state, record.values, record.started, record.ended, record.workers,
+        )  # fmt: skip
+        now, timers, name = run.now, run.timers, worker.name
+        takes_plainly = run.is_plain and not self._timeouts
         for i in range(len(state)):
+            if not scheduler.is_calm and not run.starts_now(i):
+                continue
             while state[i] == PENDING:
-                self._attempt(call, i)
-                if run.has_timers():
+                if takes_plainly:  # the same as _attempt, without the calls that this run does not need
+                    workers[i] = name
+                    started[i] = now()
+                    worker.current = i
+                    try:
+                        values[i] = call(i)
+                        worker.current = -1
+                    except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
+                        worker.current = -1
+                        run.failed(worker, i, error)
+                    else:
+                        ended[i] = now()
+                        state[i] = SUCCEEDED
+                else:
+                    self._attempt(call, i)
+                if timers:
                     run.run_timers()
                     while run.is_backing_off(i):
                         run.wait_for_timer()
@@ -111,19 +141,13 @@ class InlinePool:
                 continue
             i = self._ready.pop(pick(self._ready))
             if state[i] == PENDING:
-                self._ready += self._attempt(call, i)
+                self._ready += self._attempt(call, i) or ()
             run.run_timers()
 
-    def _attempt(self, call: Callable[[int], Any], i: int) -> list[int]:
-        ready = self._make_attempt(call, i)
-        if ready is None:  # given up, which happens to the calling thread only in a forked child
-            self._run.check_process()
-        return ready or []
-
-    def _make_attempt(self, call: Callable[[int], Any], i: int) -> list[int] | None:
+    def _attempt(self, call: Callable[[int], Any], i: int) -> list[int] | None:
         run, worker, record = self._run, self.worker, self._run.record
         record.workers[i] = worker.name
-        record.started[i] = run.now()
+        started = record.started[i] = run.now()
         worker.current = i
         try:
             value = call(i)
@@ -131,8 +155,13 @@ class InlinePool:
             worker.current = -1
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
             worker.current = -1
-            return run.failed(worker, i, error)
-        if i in self._timeouts and run.now() - record.started[i] > self._timeouts[i]:
-            late = TaskTimeoutError(record.names[i], record.attempts_of(i), self._timeouts[i])
-            return run.failed(worker, i, late)
-        return run.succeeded(worker, i, value)
+            ready = run.failed(worker, i, error)
+        else:
+            if i in self._timeouts and run.now() - started > self._timeouts[i]:
+                late = TaskTimeoutError(record.names[i], record.attempts_of(i), self._timeouts[i])
+                ready = run.failed(worker, i, late)
+            else:
+                ready = run.succeeded(worker, i, value)
+        if ready is None:  # given up, which happens to the calling thread only in a forked child
+            run.check_process()
+        return ready

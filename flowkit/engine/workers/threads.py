@@ -2,8 +2,8 @@
 
 Knows threads and a shared queue of ids. Does not know why an id is ready.
 
-Every worker runs the same loop. What became ready by its own work it goes on with at once; only the surplus is
-shared, and only a surplus wakes another worker, so that a chain never changes threads. Threads are started when there
+Every worker runs the same loop. While nothing else waits it goes on at once with what became ready by its own work;
+only the surplus is shared, and only a surplus wakes another worker, so that a chain never changes threads. Threads are started when there
 is something for them to do; they are daemons, so that a stuck task cannot keep the process alive.
 
 No wake-up is lost, because both sides announce before they look:
@@ -15,6 +15,7 @@ No wake-up is lost, because both sides announce before they look:
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 
@@ -62,6 +63,7 @@ class ThreadPool:
         self._workers: list[_Thread] = []
         self._missing = size
         """How many threads may still be started. Written under _spawning."""
+        self._numbers = itertools.count(1)
         self._spawning = threading.Lock()
         self._is_rousing = False
         """Whether a woken worker has not looked at _ready yet."""
@@ -123,7 +125,7 @@ class ThreadPool:
             if not self._missing or self._is_closed:
                 return
             self._missing -= 1
-            worker = _Thread(self._run, f"thread-{len(self._workers) + 1}", self._work)
+            worker = _Thread(self._run, f"thread-{next(self._numbers)}", self._work)
             self._workers.append(worker)
             self._is_rousing = True
         try:
@@ -157,10 +159,13 @@ class ThreadPool:
                 ready = failed(worker, i, error)
             else:
                 ready = succeeded(worker, i, value)
-            if ready:
+            if ready and not shared:
                 i = ready[0]
                 if len(ready) > 1:
                     shared.extend(ready[1:])
+            elif ready:  # others have waited longer
+                shared.extend(ready)
+                i = self._next(worker)
             elif ready is None:
                 return
             else:
