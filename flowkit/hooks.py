@@ -6,6 +6,8 @@ handlers all end here when they raise, and the run goes on unchanged.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -13,10 +15,8 @@ if TYPE_CHECKING:
 
 def log_broken_hook(hook: str, consequence: str) -> None:
     """Log the exception being handled, which came out of *hook*, to the logger ``flowkit``."""
-    try:
+    with suppress(Exception):  # if the application's own log handler is broken, there is nobody left to tell
         quiet_logger().exception("%s raised. %s", hook, consequence)
-    except Exception:  # noqa: BLE001, S110 - the application's own log handler is broken: there is nobody left to tell
-        pass
 
 
 def quiet_logger() -> Any:

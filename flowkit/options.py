@@ -80,10 +80,11 @@ class TaskOptions:
             raise OptionError(f"{where}: trigger={shown(trigger)} must be one of {', '.join(map(repr, TRIGGERS))}.")
         self.trigger = trigger
         if executor is not None and executor not in EXECUTORS:
-            raise OptionError(f"{where}: executor={shown(executor)} must be one of {', '.join(map(repr, EXECUTORS))}.")
+            known = ", ".join(map(repr, EXECUTORS))
+            raise OptionError(f"{where}: executor={shown(executor)} must be one of {known}.")
         self.executor = executor
         if uses is not None and (not isinstance(uses, str) or not uses):
-            raise OptionError(f"{where}: uses={shown(uses)} must be the name of a limit, as in run(limits={{'api': 4}}).")
+            raise OptionError(f"{where}: uses={shown(uses)} must name a limit, as in run(limits={{'api': 4}}).")
         self.uses = uses
         if persist is not True:
             raise OptionError(f"{where}: persist={shown(persist)}: this version keeps no results; leave it out.")

@@ -137,8 +137,10 @@ class RunRecord:
             if self.state[u] == UPSTREAM_FAILED:
                 root = self._root(u, UPSTREAM_FAILED)
                 failed = next((f for f in self.upstream[root] if self.state[f] == FAILED), None)
-                because = f"{self.names[failed]!r} failed: {describe(self.errors[failed])}" if failed is not None else ""
-                return f"upstream {self.names[u]!r} did not run{', because ' if because else ''}{because}"
+                if failed is None:
+                    return f"upstream {self.names[u]!r} did not run"
+                because = f"{self.names[failed]!r} failed: {describe(self.errors[failed])}"
+                return f"upstream {self.names[u]!r} did not run, because {because}"
         return "something upstream of it did not succeed"
 
     def _root(self, i: int, state: int) -> int:

@@ -79,7 +79,7 @@ class Script:
         self._process = subprocess.Popen(
             [sys.executable, "-c", head + textwrap.dedent(code)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": str(_CHECKOUT), "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONPATH": str(_CHECKOUT), "PYTHONUNBUFFERED": "1"}, start_new_session=True,
         )  # fmt: skip
         self._since = time.monotonic()
 
@@ -103,9 +103,12 @@ class Script:
         return self
 
     def close(self):
-        """End it if it still runs, and close its pipes."""
+        """End it and its children if they still run, and close its pipes."""
         if not self._process.stdout.closed:
-            self._process.kill()
+            if hasattr(os, "killpg"):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
             self.finish()
 
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 from queue import SimpleQueue
 
 from hypothesis import given, settings
@@ -65,7 +66,21 @@ def test_a_wait_ends_at_its_deadline():
 
 
 def test_a_deadline_beyond_what_the_platform_can_wait_for_is_cut():
-    """1e9 seconds would be an OverflowError in the queue; the caller looks again after a day."""
+    """1e9 seconds would be an OverflowError in the queue; the caller looks again after a day at most."""
+    waits = []
+
+    class Queue:
+        def get(self, timeout=None):
+            waits.append(timeout)
+
+    wait = partial(RealClock().wait, Queue(), time.perf_counter() + 1e9, never_quiet)
+    thread = threading.Thread(target=wait)
+    thread.start()
+    thread.join()
+    assert waits == [86_400.0]
+
+
+def test_the_main_thread_looks_up_often_enough_to_notice_a_ctrl_c_that_did_not_wake_it():
     waits = []
 
     class Queue:
@@ -73,7 +88,8 @@ def test_a_deadline_beyond_what_the_platform_can_wait_for_is_cut():
             waits.append(timeout)
 
     RealClock().wait(Queue(), time.perf_counter() + 1e9, never_quiet)
-    assert waits == [86_400.0]
+    RealClock().wait(Queue(), None, never_quiet)
+    assert waits == [0.1, 0.1]
 
 
 def test_sleep_blocks_the_thread(mocker):

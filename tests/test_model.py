@@ -6,7 +6,7 @@ where order or timing decides (fail-fast, cancelling) the tests check what must 
 
 import threading
 import time
-from itertools import pairwise
+from itertools import count, pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -44,9 +44,9 @@ MANY_WORKERS = 12 + MOST_TIMEOUTS
 EXECUTORS = ["sequential", "thread", "fuzzed"]
 
 
-def examples(count):
+def examples(most):
     """Say how often a test is tried; a loaded machine is no failure."""
-    return settings(max_examples=count, deadline=None)
+    return settings(max_examples=most, deadline=None)
 
 
 def soak(test):
@@ -466,6 +466,28 @@ def test_an_attempt_that_ends_around_its_deadline_has_one_outcome(lengths):
     for n, length in enumerate(lengths):
         if length != 1.0:
             assert (f"t{n}" in result) == (length < 1.0)
+
+
+def test_a_deadline_that_was_met_does_not_hit_what_the_worker_does_next():
+    """flaky and long share one worker.
+
+    flaky fails at 0 and is to be tried again at 1, but long has the worker until 20; the deadline of flaky's first
+    attempt passes at 5.
+    """
+    clock, attempts = VirtualClock(), count(1)
+
+    def flaky():
+        if next(attempts) == 1:
+            raise ConnectionError("refused")
+
+    tasks = [
+        Task("flaky", flaky, retries=1, delay=1, jitter=0, timeout=5),
+        Task("long", lambda: clock.sleep(20)),
+    ]
+    result = DAG("x", tasks=tasks).start(max_workers=1, _clock=clock).result(20)
+    assert result.tasks["flaky"].attempts == 2
+    assert result.duration == 20
+    assert result.abandoned_threads == 0
 
 
 @pytest.mark.soak

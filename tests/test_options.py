@@ -67,7 +67,7 @@ def test_another_executor_is_refused_with_those_that_there_are(executor):
 
 @pytest.mark.parametrize("uses", ["", 3, True, ["api"]])
 def test_uses_must_be_the_name_of_a_limit(uses):
-    with pytest.raises(OptionError, match=r"uses=.* must be the name of a limit"):
+    with pytest.raises(OptionError, match=r"uses=.* must name a limit"):
         Task("load", len, uses=uses)
 
 

@@ -26,7 +26,7 @@ from .signature import read_signature
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from contextvars import Context
     from types import TracebackType
     from typing import Any
@@ -198,7 +198,8 @@ def judge_error(error: BaseException, program: Program, i: int, *, is_unwanted: 
         reason = f"raised {type(error).__name__} but was not cancelled"
     if isinstance(error, TypeError) and read_signature(program.funcs[i]) is None:
         error = _unfit_call(error, program, i)
-    may_retry = not isinstance(error, (TaskResultError, BindingError)) and program.tasks[i].options.retry.is_retryable(error)
+    is_final = isinstance(error, (TaskResultError, BindingError))
+    may_retry = not is_final and program.tasks[i].options.retry.is_retryable(error)
     return Outcome(FAILED, error, reason, may_retry=may_retry)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
+import threading
 import time
 from queue import Empty, SimpleQueue
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 _LONGEST_WAIT = 86_400.0
 """Waits are cut to a day, which every platform's clock can hold; the caller looks again and goes on waiting."""
+_BETWEEN_SIGNALS = 0.1
+"""In the main thread they are cut to this: a Ctrl-C that another thread received, or one on Windows, ends no wait."""
 
 
 class RealClock:
@@ -58,13 +61,11 @@ class RealClock:
 
     def wait(self, wake_ups: SimpleQueue[None], deadline: float | None, is_quiet: IsQuiet) -> None:
         """Block until there is a wake-up or *deadline* has passed, and take that wake-up."""
-        if deadline is None:
-            wake_ups.get()
-            return
-        left = deadline - self.now()
+        longest = _BETWEEN_SIGNALS if threading.current_thread() is threading.main_thread() else _LONGEST_WAIT
+        left = longest if deadline is None else min(deadline - self.now(), longest)
         if left > 0:
             try:
-                wake_ups.get(timeout=min(left, _LONGEST_WAIT))
+                wake_ups.get(timeout=left)
             except Empty:
                 return
 

@@ -121,6 +121,7 @@ class Run:
         """Whether it is failing or cancelled: workers look before each attempt."""
         self._is_forked = False
         self._interrupts = 0
+        self._is_cleaning = False
         self._is_over = False
         self._arity = bytes([SPECIAL]) * len(program) if self._stream else bytes(program.arity)
         self._inline: InlinePool | None = None
@@ -186,6 +187,7 @@ class Run:
             if self._interrupts:
                 raise
             self._interrupts = 1  # it came from a handler of the application's own
+            self._heed_interrupt()
             self._supervise()
 
     def _supervise(self) -> None:
@@ -193,6 +195,7 @@ class Run:
         if self._inline is not None:
             if self.scheduler.remaining:
                 self._inline.work()
+            self.check_process()
             self._heed_interrupt()
             return
         while True:
@@ -461,6 +464,7 @@ class Run:
 
     def starts_now(self, i: int) -> bool:
         """Return whether *i*, whose upstream is final, may start; if not, it is final now. For the inline pool."""
+        self.check_process()
         self._heed_interrupt()
         with self._lock:
             if self.record.state[i] != PENDING:  # the run was cancelled before it began
@@ -573,12 +577,15 @@ class Run:
         self.scheduler.is_calm = False  # so that the inline pool looks up, even if the task swallows the exception
         self._wake_ups.put(None)
         is_in_task = self._inline is not None and self._inline.worker.current >= 0
-        if is_in_task or self._interrupts > 1:
+        if is_in_task or self._is_cleaning:
             raise KeyboardInterrupt
 
     def _heed_interrupt(self) -> None:
+        """Cancel the run after a first Ctrl-C; leave it at once after a second."""
         if self._interrupts:
             self.cancel("interrupted by Ctrl-C")
+        if self._interrupts > 1:
+            raise KeyboardInterrupt
 
     def _wake(self) -> None:
         self._wake_ups.put(None)
@@ -588,13 +595,16 @@ class Run:
         while self._cleanup:
             handler = self._cleanup.pop()
             try:
+                self._is_cleaning = True
                 answer = handler()
                 if hasattr(answer, "__await__"):
                     _run_awaitable(answer)
-            except BaseException:  # noqa: BLE001 - one broken handler must not keep the others from running
+            except BaseException:
                 if self._interrupts > 1:
                     raise
                 log_broken_hook(f"cleanup handler {shown(handler)}", "The other handlers run all the same.")
+            finally:
+                self._is_cleaning = False
 
     # ------------------------------------------------------------ telling
 
@@ -676,6 +686,7 @@ _fork_hook: list[bool] = []
 def _close_in_child() -> None:
     for run in list(_live):
         run._is_forked = True
+        run.scheduler.is_calm = False
         run._lock = threading.Lock()  # another thread may have held the old one
         for worker in run._pool.working():
             worker.is_abandoned = True

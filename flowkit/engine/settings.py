@@ -118,12 +118,14 @@ def check_keywords(where: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("fail_fast", "raise_on_failure"):
         if not isinstance(keywords.get(name, True), bool):
             raise OptionError(f"{where}: {name}={shown(keywords[name])} must be True or False.")
+    checked = dict(keywords)
     limits = keywords.get("limits")
     if limits is not None and not isinstance(limits, Mapping):
         raise OptionError(f"{where}: limits={shown(limits)} must be a mapping of names to numbers, as {{'api': 4}}.")
     for name, most in (limits or {}).items():
         check_count(where, f"limits[{name!r}]", most, 1, 1_000_000_000)
-    checked = dict(keywords)
+    if limits is not None:
+        checked["limits"] = dict(limits)
     for name, of_what in (("observers", "callables"), ("targets", "task names")):
         if name in keywords and (keywords[name] is not None or name == "observers"):
             checked[name] = _as_list(where, name, keywords[name], of_what)

@@ -69,7 +69,7 @@ class InlinePool:
         self._ready += ids
 
     def withdraw(self) -> list[int]:
-        """Take back what is ready and has not started; nothing in generation order, where each id is looked at anyway."""
+        """Take back what is ready and has not started; nothing in generation order, where each id is looked at."""
         if self._pick is None:
             return []
         state, upstream, current = self._run.record.state, self._run.record.upstream, self.worker.current

@@ -3,8 +3,8 @@
 Knows threads and a shared queue of ids. Does not know why an id is ready.
 
 Every worker runs the same loop. While nothing else waits it goes on at once with what became ready by its own work;
-only the surplus is shared, and only a surplus wakes another worker, so that a chain never changes threads. Threads are started when there
-is something for them to do; they are daemons, so that a stuck task cannot keep the process alive.
+only the surplus is shared, and only a surplus wakes another worker, so that a chain never changes threads. Threads are
+started when there is something for them to do; they are daemons, so that a stuck task cannot keep the process alive.
 
 No wake-up is lost, because both sides announce before they look:
 
@@ -153,7 +153,7 @@ class ThreadPool:
             started[i] = now()
             try:
                 if run.is_stopped and not run.admits(i):
-                    raise NotStartedError  # noqa: TRY301 - the same way back to the run as for a failure
+                    raise NotStartedError
                 value = call(i)
             except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
                 ready = failed(worker, i, error)
