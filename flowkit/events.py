@@ -171,6 +171,11 @@ class EventStream:
         self._deliverer = 0
         """Ident of the thread that is delivering; 0 if none is."""
 
+    @property
+    def is_delivering(self) -> bool:
+        """Whether an observer is being told of something right now."""
+        return self._deliverer != 0
+
     def publish(self, event: Event) -> None:
         """Queue *event*. Call it under the lock that guards the change it tells of."""
         self._queue.append(event)

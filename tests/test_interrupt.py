@@ -238,18 +238,28 @@ except KeyboardInterrupt as interrupt:
 
 
 @needs_sigint
-def test_ctrl_c_between_two_tasks_lets_no_further_one_start(script, executor):
-    """It arrives while no task runs: an observer of a's success is where it happens. a ─► b ─► c"""
+@pytest.mark.parametrize(
+    ("event", "ended"),
+    [
+        (("RunStarted", None), "3 cancelled"),
+        (("AttemptStarted", "c"), "2 succeeded, 1 cancelled"),
+        (("TaskSucceeded", "a"), "1 succeeded, 2 cancelled"),
+    ],
+    ids=["before the first task", "before the attempt", "between two tasks"],
+)
+def test_ctrl_c_while_no_task_runs_lets_no_further_one_start(script, executor, event, ended):
+    """It arrives in an observer, which is not to blame for it. a ─► b ─► c, which takes a minute."""
     done = script(
         IMPORTS
         + f"""
 def interrupt(event):
-    if type(event).__name__ == "TaskSucceeded" and event.task_name == "a":
+    if (type(event).__name__, getattr(event, "task_name", None)) == {event!r}:
         interrupt_us()
-        time.sleep(0.05)   # until the main thread has heard it
-b = Task("b", lambda x: say("b ran"))
+        time.sleep(0.1)   # until the main thread has heard it
+    if type(event).__name__ == "RunFinished":
+        say(event.state)
 c = Task("c", lambda x: time.sleep(60))
-chain(Task("a", lambda: 1), b, c)
+chain(Task("a", lambda: 1), Task("b", lambda x: 1), c)
 try:
     DAG("quick", tasks=[c]).run(executor={executor!r}, observers=[interrupt])
 except KeyboardInterrupt as interrupt:
@@ -257,8 +267,40 @@ except KeyboardInterrupt as interrupt:
 """
     ).finish()
     assert done.returncode == 0, done.err
-    assert "1 succeeded, 2 cancelled" in done.out
-    assert "b ran" not in done.out
+    assert done.out.startswith("cancelled\nquick: cancelled in")
+    assert ended in done.out
+    assert done.seconds < SOON
+
+
+@needs_sigint
+@pytest.mark.parametrize("reading", [1, 2])
+def test_ctrl_c_while_the_clock_is_read_between_two_tasks_is_heard(script, reading):
+    """Sequentially; the end of a is the first reading after it, the start of b, which takes a minute, the second."""
+    done = script(
+        IMPORTS
+        + f"""
+from flowkit.engine.clock import RealClock
+class Interrupting(RealClock):
+    readings = None
+    def now(self):
+        if self.readings is not None:
+            self.readings += 1
+            if self.readings == {reading}:
+                signal.raise_signal(signal.SIGINT)
+        return time.perf_counter()
+clock = Interrupting()
+def start_counting():
+    clock.readings = 0
+a, b = Task("a", start_counting), Task("b", lambda x: time.sleep(60))
+a >> b
+try:
+    DAG("quick", tasks=[b]).run(executor="sequential", _clock=clock)
+except KeyboardInterrupt as interrupt:
+    say(*interrupt.__notes__)
+"""
+    ).finish()
+    assert done.returncode == 0, done.err
+    assert "1 succeeded, 1 cancelled" in done.out
     assert done.seconds < SOON
 
 
@@ -304,6 +346,26 @@ DAG("patient", tasks=[flaky]).run(executor={executor!r})
     running.finish()
     assert running.seconds < SOON
     assert is_interrupted(running), running.err
+    assert "1 cancelled" in running.err
+
+
+@needs_sigint
+def test_ctrl_c_in_a_condition_is_not_its_error(script, executor):
+    running = script(
+        IMPORTS
+        + f"""
+def hold():
+    say("holding")
+    time.sleep(60)
+DAG("slow", tasks=[Task("t", lambda: 1, when=hold)]).run(executor={executor!r})
+"""
+    )
+    running.wait_for("holding")
+    running.interrupt()
+    running.finish()
+    assert running.seconds < SOON
+    assert is_interrupted(running), running.err
+    assert "slow: cancelled in" in running.err
     assert "1 cancelled" in running.err
 
 

@@ -15,7 +15,7 @@ LAYERS = (
     "exceptions states hooks",
     # values that know only words; pictures; how a function looks from outside
     "retry events context registry engine.signature engine.condition "
-    "render render._labels render.text render.mermaid render.dot render.report",
+    "render render._labels render._layout render.text render.mermaid render.dot render.report",
     # options are made of a retry policy and the words for triggers and events
     "options",
     # tasks and their edges (one unit, see UNITS); what is frozen, bound and given back
@@ -24,9 +24,9 @@ LAYERS = (
     "engine.program engine.scheduler engine.attempt",
     # where and how attempts run; watching for people
     "engine.workers engine.workers.inline engine.workers.threads "
-    "engine.limits engine.settings engine.interrupt logging progress",
+    "engine.limits engine.settings engine.interrupt engine.announcer engine.cleanup logging progress",
     # one run, put together
-    "engine.runner engine.callbacks engine.handle",
+    "engine.forks engine.runner engine.callbacks engine.handle",
     # the doors
     "dag workflow",
     # on top

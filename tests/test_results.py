@@ -269,14 +269,15 @@ def test_the_reason_below_an_upstream_failed_task_names_it_and_the_failure(execu
 
 
 def test_the_reason_below_a_task_that_ran_after_the_failure_is_further_up(executor):
-    """bad ─► alert (one_failed) ─► note, which does not start after a failure"""
+    """bad ─► alert (one_failed) ─► note ─► last: note does not start after a failure"""
     with DAG("etl") as dag:
         alert = Task("bad", fail) >> Task("alert", lambda bad: "sent", trigger="one_failed")
-        alert >> Task("note", lambda alert: alert)
+        alert >> Task("note", lambda alert: alert) >> Task("last", lambda note: note)
     result = dag.run(executor=executor, raise_on_failure=False)
     assert result == {"alert": "sent"}
     assert result.tasks["note"].state == "upstream_failed"
     assert "upstream" in result.tasks["note"].reason
+    assert result.tasks["last"].reason == "upstream 'note' did not run"
 
 
 def test_the_reason_of_a_cancelled_task_is_the_failure_that_stopped_the_run(executor):

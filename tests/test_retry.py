@@ -131,6 +131,13 @@ def test_retry_on_is_a_class_a_tuple_or_a_predicate(retry_on):
     assert not policy.is_retryable(ValueError("no"))
 
 
+def test_only_a_class_can_name_what_ends_the_program():
+    """A predicate is asked about errors, and not about an exit or a Ctrl-C."""
+    assert not RetryPolicy(retry_on=lambda error: True).is_retryable(SystemExit())
+    assert not RetryPolicy(retry_on=lambda error: True).is_retryable(KeyboardInterrupt())
+    assert RetryPolicy(retry_on=(KeyError, SystemExit)).is_retryable(SystemExit())
+
+
 def test_an_empty_tuple_retries_nothing():
     assert not RetryPolicy(retry_on=()).is_retryable(ValueError())
 

@@ -1040,7 +1040,7 @@ def test_a_retry_that_a_worker_has_taken_when_the_run_fails_is_cancelled(
 
 
 @pytest.mark.parametrize("options", [{}, {"_pick": lambda ready: 0}], ids=["in order", "in any order"])
-@pytest.mark.parametrize("when", [None, lambda: True], ids=["plain", "with a condition"])
+@pytest.mark.parametrize("when", [None, lambda: True], ids=["without", "with a condition"])
 @pytest.mark.parametrize("moment", ["before the attempt", "after the attempt", "after its end"])
 def test_a_cancel_beside_a_sequential_attempt_ends_each_task_once(monkeypatch, moment, when, options):
     """a ─► b; the cancel comes when the worker is not in a's attempt, though a is chosen or has returned"""
@@ -1079,6 +1079,46 @@ def test_a_cancel_beside_a_sequential_attempt_ends_each_task_once(monkeypatch, m
     assert result.tasks["b"].state == "cancelled"
     if moment != "after the attempt":  # there it may be either
         assert result.tasks["a"].state == ("cancelled" if moment == "before the attempt" else "succeeded")
+
+
+def test_a_cancel_beside_an_attempt_that_nobody_watches_ends_each_task_once(monkeypatch):
+    """a ─► b, in any order; the cancel comes when a has returned"""
+    handles, made = [], threading.Event()
+    succeeded = Run._succeeded_plainly
+
+    def succeeded_late(run, worker, i, value):
+        if made.wait(5):
+            handles[0].cancel("just now")
+        return succeeded(run, worker, i, value)
+
+    monkeypatch.setattr(Run, "_succeeded_plainly", succeeded_late)
+    with DAG("etl") as dag:
+        Task("a", lambda: 1) >> Task("b", lambda a: a)
+    handles.append(dag.start(executor="sequential", _pick=lambda ready: 0))
+    made.set()
+    result = cancelled(handles[0])
+    assert result.tasks["b"].state == "cancelled"
+    assert ("a" in result) is (result.tasks["a"].state == "succeeded")
+
+
+def test_a_sequential_task_that_outlasts_the_grace_is_waited_for_and_the_rest_is_cancelled_once(clock):
+    """a ─► b ─► c; the grace passes while a goes on after the cancel"""
+    running, seen = threading.Event(), []
+
+    def a(context):
+        running.set()
+        until_cancelled(context)
+        clock.sleep(10)
+        return "done"
+
+    with DAG("etl") as dag:
+        Task("a", a) >> Task("b", lambda a: a) >> Task("c", lambda b: b)
+    handle = started_handle(dag, running, executor="sequential", observers=[seen.append], _clock=clock)
+    handle.cancel()
+    result = cancelled(handle)
+    assert states(result) == {"a": "succeeded", "b": "cancelled", "c": "cancelled"}
+    assert [event.task_name for event in seen if isinstance(event, TaskCancelled)] == ["b", "c"]
+    assert result.abandoned_threads == 0
 
 
 @pytest.mark.parametrize("seed", range(40))

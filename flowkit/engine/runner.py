@@ -21,24 +21,10 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from queue import SimpleQueue
 
 from ..context import TaskContext
-from ..events import (
-    AttemptFailed,
-    AttemptStarted,
-    EventStream,
-    RunFinished,
-    RunStarted,
-    TaskCancelled,
-    TaskFailed,
-    TaskSkipped,
-    TaskSucceeded,
-    TaskUpstreamFailed,
-)
-from ..exceptions import FlowkitError, RunCancelledError, TaskTimeoutError, describe, shown
-from ..hooks import log_broken_hook
+from ..exceptions import FlowkitError, RunCancelledError, TaskTimeoutError, describe
 from ..results import RunRecord, RunResult, TaskRuns
 from ..states import (
     ACCEPT_FAILURE,
@@ -46,11 +32,12 @@ from ..states import (
     FAILED,
     NONE_FAILED,
     PENDING,
-    SKIPPED,
     SUCCEEDED,
-    UPSTREAM_FAILED,
 )
+from . import forks
+from .announcer import Announcer
 from .attempt import Arguments, judge_error, make_call
+from .cleanup import Cleanup
 from .clock import RealClock, Timers
 from .condition import ask_condition
 from .interrupt import Interrupts
@@ -68,7 +55,6 @@ if TYPE_CHECKING:
     from contextvars import Context
     from typing import Any
 
-    from ..events import Event
     from .attempt import Outcome
     from .clock import Clock
     from .program import Program
@@ -79,8 +65,6 @@ GRACE = 0.25
 """Seconds that running threads get to end after a cancel, before they are left behind."""
 MOST_ABANDONED = 8
 """A run that has left this many threads behind fails rather than pile up more."""
-
-_live: weakref.WeakSet[Run] = weakref.WeakSet()
 
 
 class Run:
@@ -108,12 +92,12 @@ class Run:
         self._timers = Timers()
         self.timers = self._timers.heap
         self._wake_ups: SimpleQueue[None] = SimpleQueue()
-        self._stream = EventStream(settings.observers) if settings.observers else None
+        self._announcer = Announcer(self.record, self.now, settings.observers)
         self._limits = Limits(program.uses, settings.limits) if program.uses else None
         self._armed: dict[int, int] = {}
         """The attempt of an id that a timer watches; gone when that attempt has failed."""
         self._backing_off: set[int] = set()
-        self._cleanup: list[Callable[[], object]] = []
+        self._cleanup = Cleanup()
         self._is_failing = False
         """Whether the first failure of a fail-fast run has happened."""
         self._is_cancelled = False
@@ -121,9 +105,8 @@ class Run:
         """Whether it is failing or cancelled: workers look before each attempt."""
         self._is_forked = False
         self._interrupts = 0
-        self._is_cleaning = False
         self._is_over = False
-        self._arity = bytes([SPECIAL]) * len(program) if self._stream else bytes(program.arity)
+        self._arity = bytes([SPECIAL]) * len(program) if self._announcer.is_watched else bytes(program.arity)
         self._inline: InlinePool | None = None
         self._walks = False
         """Whether ids are taken in order, so that nothing has to be counted."""
@@ -135,7 +118,7 @@ class Run:
         else:
             on_idle = None if isinstance(self._clock, RealClock) else self._wake
             self._pool = ThreadPool(self, settings.max_workers, on_idle)
-        self.is_plain = self._stream is None and self._limits is None
+        self.is_plain = not self._announcer.is_watched and self._limits is None
         self.succeeded = self._succeeded_plainly if self.is_plain and not self._walks else self._succeeded
 
     # ------------------------------------------------------------ the whole run, in the controlling thread
@@ -147,7 +130,7 @@ class Run:
             KeyboardInterrupt: Ctrl-C was pressed twice.
             FlowkitError: No thread could be started, or the process was forked.
         """
-        _watch_forks(self)
+        forks.watch(self)
         with Interrupts(self._interrupted):
             try:
                 self._begin()
@@ -166,16 +149,16 @@ class Run:
         record = self.record
         record.epoch = self._clock.epoch()
         record.started_at = self.now()
-        if self._stream:
-            self._publish(RunStarted, self.program.name, len(self.program))
-            self._deliver()
+        self._announcer.run_started()
+        self._announcer.deliver()
+        self._heed_interrupt()
         with self._lock:
             if self._settings.timeout is not None:
                 self._timers.add(record.started_at + self._settings.timeout, self._run_timed_out)
             ready = self.scheduler.start()
             if self._is_cancelled:  # before it began; the inline pool has taken back what it can see already
                 self._stop([i for i in ready if record.state[i] == PENDING], takes_none=True)
-                self._publish_decided()
+                self._announcer.tasks_decided(self.scheduler.decided)
                 ready = []
             ready = self._admit(ready)
         self._pool.add(ready)
@@ -215,16 +198,14 @@ class Run:
     def _end(self) -> None:
         record = self.record
         if record.failures or record.is_cancelled:
-            self._clean_up()
+            self._cleanup.run(is_urgent=lambda: self._interrupts > 1)
         self._tell_end()
 
     def _tell_end(self) -> None:
         record = self.record
         record.finished_at = self.now()
-        if self._stream:
-            state = RunResult(record).state
-            self._publish(RunFinished, self.program.name, state, len(self.program), RunResult(record).duration)
-            self._deliver()
+        self._announcer.run_finished(RunResult(record).state)
+        self._announcer.deliver()
 
     def result(self, *, raise_on_failure: bool) -> RunResult:
         """Return what the run gave.
@@ -242,6 +223,14 @@ class Run:
         if raise_on_failure or self.record.is_cancelled:
             result.raise_for_failure()
         return result
+
+    def close_in_child(self) -> None:
+        """Let the run end in a process that was forked off, where its threads do not exist."""
+        self._is_forked = True
+        self.scheduler.is_calm = False
+        self._lock = threading.Lock()  # another thread may have held the old one
+        for worker in self._pool.working():
+            worker.is_abandoned = True
 
     def check_process(self) -> None:
         """Raise FlowkitError if this process was forked off the one in which the run goes on."""
@@ -287,7 +276,7 @@ class Run:
             record.attempts_of(i),
             TaskRuns(record, record.upstream[i]),
             lambda: self._is_unwanted(worker, i),
-            self._cleanup.append,
+            self._cleanup.add,
         )
 
     def _check_may_start(self, i: int) -> None:
@@ -307,9 +296,10 @@ class Run:
                 self._armed[i] = attempt
                 if self._timers.add(self.now() + timeout, self._timed_out, worker, i, attempt):
                     self._wake()
-            if self._stream:
-                self._publish(AttemptStarted, self.record.names[i], attempt)
-        self._deliver()
+            self._announcer.attempt_started(i, attempt)
+        self._announcer.deliver()
+        if self._interrupts and worker.is_inline:  # it came while observers were told
+            raise KeyboardInterrupt
 
     def _is_unwanted(self, worker: Worker, i: int) -> bool:
         return worker.is_abandoned or not self.admits(i)
@@ -343,7 +333,7 @@ class Run:
                 self.record.ended[i] = self.now()
                 self.record.values[i] = value
                 ready = self._conclude(i, SUCCEEDED)
-        self._deliver()
+        self._announcer.deliver()
         return ready
 
     def failed(self, worker: Worker, i: int, error: BaseException) -> list[int] | None:
@@ -358,7 +348,7 @@ class Run:
             if worker.is_abandoned:
                 return None
             ready = self._take_outcome(i, outcome) if self.record.state[i] == PENDING else []
-        self._deliver()
+        self._announcer.deliver()
         return ready
 
     def _withdrawn(self, worker: Worker, i: int) -> list[int] | None:
@@ -372,7 +362,7 @@ class Run:
                 if not has_tried:
                     self.record.forget_start(i)
                 ready = self._conclude(i, CANCELLED if has_tried else self.scheduler.decide(i))
-        self._deliver()
+        self._announcer.deliver()
         return ready
 
     def _take_outcome(self, i: int, outcome: Outcome) -> list[int]:
@@ -395,8 +385,8 @@ class Run:
         stops_here = record.abandoned_threads >= MOST_ABANDONED or not self.admits(i)
         if outcome.may_retry and attempt <= policy.retries and not stops_here:
             return self._back_off(i, attempt, policy.wait_after(attempt, outcome.error, self._random()))
-        if self._stream and outcome.has_started:
-            self._publish(AttemptFailed, record.names[i], attempt, policy.retries + 1, outcome.error, None)
+        if outcome.has_started:
+            self._announcer.attempt_failed(i, attempt, policy.retries + 1, None)
         return self._conclude(i, FAILED)
 
     def _back_off(self, i: int, attempt: int, wait: float) -> list[int]:
@@ -404,9 +394,7 @@ class Run:
         record = self.record
         record.first_started.setdefault(i, record.started[i])
         self._backing_off.add(i)
-        if self._stream:
-            retries = self.program.tasks[i].options.retry.retries
-            self._publish(AttemptFailed, record.names[i], attempt, retries + 1, record.errors[i], wait)
+        self._announcer.attempt_failed(i, attempt, self.program.tasks[i].options.retry.retries + 1, wait)
         if self._timers.add(self.now() + wait, self._retry, i):
             self._wake()
         return self._limits.release(i) if self._limits else []
@@ -417,13 +405,12 @@ class Run:
         if state == FAILED:
             record.failures.append(i)
         ready = self._finish(i, state)
-        if self._stream:
-            self._publish_final(i)
+        self._announcer.task_ended(i)
         if state == FAILED and self._settings.fail_fast and not (self._is_failing or self._is_cancelled):
             self._is_failing = self.is_stopped = True
             record.stop_reason = f"task {record.names[i]!r} failed"
             ready = self._stop(ready, takes_none=False)
-        self._publish_decided()
+        self._announcer.tasks_decided(self.scheduler.decided)
         freed = self._limits.release(i) if self._limits else []
         if not scheduler.remaining:
             self._wake_ups.put(None)
@@ -452,8 +439,7 @@ class Run:
     def _give_up_retry(self, i: int) -> list[int]:
         """End *i*, which has made an attempt and is not to make the next; return what became ready."""
         ready = self._finish(i, CANCELLED)
-        if self._stream:
-            self._publish_final(i)
+        self._announcer.task_ended(i)
         return ready
 
     def _finish(self, i: int, state: int) -> list[int]:
@@ -472,7 +458,7 @@ class Run:
             verdict = self.scheduler.decide(i)
             if verdict != START:
                 self._conclude(i, verdict)
-        self._deliver()
+        self._announcer.deliver()
         return verdict == START
 
     def admits(self, i: int) -> bool:
@@ -530,7 +516,7 @@ class Run:
                 count = record.abandoned_threads
                 self._halt(f"{count} threads were abandoned in attempts that timed out", ready)
                 ready = []
-        self._deliver()
+        self._announcer.deliver()
         self._pool.add(ready)
 
     def _run_timed_out(self) -> None:
@@ -546,14 +532,14 @@ class Run:
                 return
             self.record.is_cancelled = True
             self._halt(reason, [])
-        self._deliver()
+        self._announcer.deliver()
 
     def _halt(self, reason: str, ready: list[int]) -> None:
         """Let nothing start any more, *ready* included, and leave behind what still runs after the grace. Locked."""
         self._is_cancelled = self.is_stopped = True
         self.record.stop_reason = reason
         self._stop(ready, takes_none=True)
-        self._publish_decided()
+        self._announcer.tasks_decided(self.scheduler.decided)
         self._timers.add(self.now() + GRACE, self._abandon)
         self._wake()
 
@@ -567,17 +553,18 @@ class Run:
                     self.record.abandoned_threads += 1
                     self.record.ended[worker.current] = self.now()
             self.scheduler.cancel_rest()
-            self._publish_decided()
+            self._announcer.tasks_decided(self.scheduler.decided)
             self._wake()
-        self._deliver()
+        self._announcer.deliver()
 
     def _interrupted(self) -> None:
         """Heed a Ctrl-C; runs as a signal handler, so it only leaves a note, unless the user's own code runs."""
         self._interrupts += 1
         self.scheduler.is_calm = False  # so that the inline pool looks up, even if the task swallows the exception
         self._wake_ups.put(None)
-        is_in_task = self._inline is not None and self._inline.worker.current >= 0
-        if is_in_task or self._is_cleaning:
+        is_in_attempt = self._inline is not None and self._inline.worker.current >= 0
+        is_in_task = is_in_attempt and not self._announcer.is_delivering
+        if is_in_task or self._cleanup.is_running:
             raise KeyboardInterrupt
 
     def _heed_interrupt(self) -> None:
@@ -590,103 +577,9 @@ class Run:
     def _wake(self) -> None:
         self._wake_ups.put(None)
 
-    def _clean_up(self) -> None:
-        """Run the cleanup handlers, last added first."""
-        while self._cleanup:
-            handler = self._cleanup.pop()
-            try:
-                self._is_cleaning = True
-                answer = handler()
-                if hasattr(answer, "__await__"):
-                    _run_awaitable(answer)
-            except BaseException:
-                if self._interrupts > 1:
-                    raise
-                log_broken_hook(f"cleanup handler {shown(handler)}", "The other handlers run all the same.")
-            finally:
-                self._is_cleaning = False
-
-    # ------------------------------------------------------------ telling
-
-    def _publish(self, kind: type[Event], *values: Any) -> None:
-        assert self._stream is not None  # noqa: S101 - for the type checker: callers look first
-        self._stream.publish(kind(self.run_id, self.record.epoch + self.now(), *values))
-
-    def _publish_decided(self) -> None:
-        if self.scheduler.decided:
-            if self._stream:
-                for i in self.scheduler.decided:
-                    self._publish_final(i)
-            self.scheduler.decided.clear()
-
-    def _publish_final(self, i: int) -> None:
-        record = self.record
-        state, name, reason = record.state[i], record.names[i], record.reason_of(i)
-        if state == SUCCEEDED:
-            value = record.values[i]
-            self._publish(TaskSucceeded, name, reason, value, record.attempts_of(i), record.duration_of(i))
-        elif state == FAILED:
-            self._publish(TaskFailed, name, reason, record.errors[i], record.attempts_of(i), record.duration_of(i))
-        else:
-            self._publish(_FINAL_EVENTS[state], name, reason)
-
-    def _deliver(self) -> None:
-        if self._stream:
-            self._stream.deliver()
-
     def _random(self) -> random.Random:
         if self._rng is None:
             import random  # noqa: PLC0415 - costs 2 ms, and most runs have no retry
 
             self._rng = random.Random()  # noqa: S311 - jitter is no secret
         return self._rng
-
-
-_FINAL_EVENTS: dict[int, type[Event]] = {
-    SKIPPED: TaskSkipped,
-    UPSTREAM_FAILED: TaskUpstreamFailed,
-    CANCELLED: TaskCancelled,
-}
-
-
-def _run_awaitable(awaitable: Any) -> None:
-    """Run *awaitable* to its end on an event loop of its own."""
-    import asyncio  # noqa: PLC0415 - costs 29 ms
-
-    async def wait() -> None:
-        await awaitable
-
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            asyncio.run(wait())
-        except BaseException as error:  # noqa: BLE001 - raised again by the caller
-            failures.append(error)
-
-    # On a thread of its own, because the caller may be inside of a running loop.
-    thread = threading.Thread(target=run, name="flowkit-cleanup", daemon=True)
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-
-
-def _watch_forks(run: Run) -> None:
-    """Have a fork of this process close *run* in the child, where its threads do not exist."""
-    if not _fork_hook and hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_close_in_child)
-        _fork_hook.append(True)
-    _live.add(run)
-
-
-_fork_hook: list[bool] = []
-
-
-def _close_in_child() -> None:
-    for run in list(_live):
-        run._is_forked = True
-        run.scheduler.is_calm = False
-        run._lock = threading.Lock()  # another thread may have held the old one
-        for worker in run._pool.working():
-            worker.is_abandoned = True
