@@ -93,8 +93,9 @@ class TaskContext:
 def current_context() -> TaskContext:
     """Return the context of the task that is running here.
 
-    It is found in the task's own thread, in coroutines it awaits, and in threads started with a copy of its
-    ``contextvars`` context (``asyncio.to_thread`` does so).
+    It is found in the task's own thread, and in threads started with a copy of its ``contextvars`` context
+    (``asyncio.to_thread`` does so) for as long as the task runs; a thread that outlives it is told of whatever its
+    worker does next.
 
     Raises:
         FlowkitError: No task of a run is running here.

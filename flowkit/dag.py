@@ -165,7 +165,8 @@ class DAG:
             known = listing(names) if names else "none"
             named = ", ".join(f"{name!r}{close_matches(name, names)}" for name in unknown[:10])
             raise TaskNotFoundError(f"{self._where('run')}: targets: no task is named {named}; there are: {known}.")
-        needed = {i for i, task in enumerate(tasks) if task.name in targets}
+        wanted = set(targets)
+        needed = {i for i, task in enumerate(tasks) if task.name in wanted}
         waiting = list(needed)
         while waiting:
             new = set(upstream[waiting.pop()]) - needed

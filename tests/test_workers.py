@@ -46,6 +46,7 @@ class FakeRun:
         self.admitted = set()
         self.scheduler = SimpleNamespace(is_calm=True)
         self.is_plain = False
+        self.check_interrupt = lambda: None
         self.timers = []
 
     def admits(self, i):

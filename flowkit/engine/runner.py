@@ -298,8 +298,8 @@ class Run:
                     self._wake()
             self._announcer.attempt_started(i, attempt)
         self._announcer.deliver()
-        if self._interrupts and worker.is_inline:  # it came while observers were told
-            raise KeyboardInterrupt
+        if worker.is_inline:
+            self.check_interrupt()  # it came while observers were told
 
     def _is_unwanted(self, worker: Worker, i: int) -> bool:
         return worker.is_abandoned or not self.admits(i)
@@ -565,6 +565,11 @@ class Run:
         is_in_attempt = self._inline is not None and self._inline.worker.current >= 0
         is_in_task = is_in_attempt and not self._announcer.is_delivering
         if is_in_task or self._cleanup.is_running:
+            raise KeyboardInterrupt
+
+    def check_interrupt(self) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C was pressed."""
+        if self._interrupts:
             raise KeyboardInterrupt
 
     def _heed_interrupt(self) -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
         scheduler: Scheduler
         is_plain: bool
 
+        def check_interrupt(self) -> None:
+            """Raise KeyboardInterrupt if Ctrl-C was pressed."""
+
         def starts_now(self, i: int) -> bool:
             """Return whether *i*, whose upstream is final, may start; if not, it is final now."""
 
@@ -116,8 +119,10 @@ class InlinePool:
                 if takes_plainly:  # the same as _attempt, without the calls that this run does not need
                     workers[i] = name
                     started[i] = now()
-                    worker.current = i
                     try:
+                        worker.current = i
+                        if not scheduler.is_calm:
+                            run.check_interrupt()
                         values[i] = call(i)
                         worker.current = -1
                     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
@@ -148,8 +153,9 @@ class InlinePool:
         run, worker, record = self._run, self.worker, self._run.record
         record.workers[i] = worker.name
         started = record.started[i] = run.now()
-        worker.current = i
         try:
+            worker.current = i
+            run.check_interrupt()  # one that came before this line has raised nothing
             value = call(i)
             # Back to -1 in here: a Ctrl-C raises while a task is current, and must not reach the bookkeeping below.
             worker.current = -1
