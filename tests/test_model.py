@@ -308,13 +308,17 @@ class LyingLock:
 
     def __init__(self):
         self._lock = threading.Lock()
+        self.acquire = self._lock.acquire
 
-    def __enter__(self):
-        self._lock.acquire()
-
-    def __exit__(self, *_):
+    def release(self):
         self._lock.release()
         self.on_release.__dict__.pop("hook", lambda: None)()
+
+    def __enter__(self):
+        return self.acquire()
+
+    def __exit__(self, *_):
+        self.release()
 
 
 @pytest.mark.parametrize("is_watched", [False, True])

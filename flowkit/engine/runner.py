@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from queue import SimpleQueue
 
 from ..context import TaskContext
@@ -63,6 +64,8 @@ if TYPE_CHECKING:
 
 GRACE = 0.25
 """Seconds that running threads get to end after a cancel, before they are left behind."""
+_MOMENT = 20e-6
+"""Seconds between two tries to get the lock; the thread that has it wants the interpreter meanwhile."""
 MOST_ABANDONED = 8
 """A run that has left this many threads behind fails rather than pile up more."""
 
@@ -311,7 +314,10 @@ class Run:
 
     def _succeeded_plainly(self, worker: Worker, i: int, value: Any) -> list[int] | None:
         """Take the value of *i*, in a run that nobody watches and nothing limits."""
-        with self._lock:
+        lock = self._lock
+        if not lock.acquire(False):
+            _acquire_without_queueing(lock)
+        try:
             if worker.is_abandoned:
                 return None
             record = self.record
@@ -322,7 +328,9 @@ class Run:
             ready = self.scheduler.finish(i, SUCCEEDED)
             if not self.scheduler.remaining:
                 self._wake_ups.put(None)
-        return ready
+            return ready
+        finally:
+            lock.release()
 
     def _succeeded(self, worker: Worker, i: int, value: Any) -> list[int] | None:
         with self._lock:
@@ -588,3 +596,14 @@ class Run:
 
             self._rng = random.Random()  # noqa: S311 - jitter is no secret
         return self._rng
+
+
+def _acquire_without_queueing(lock: threading.Lock) -> None:
+    """Acquire *lock*, never while another thread has the interpreter.
+
+    A thread that blocks in ``acquire`` is given the lock as soon as it is free, and then waits for the interpreter with
+    the lock in its hands; the thread that runs needs the lock next, blocks, and so on: with tiny tasks every task costs
+    two switches between threads. Here the lock is only ever taken by a thread that runs.
+    """
+    while not lock.acquire(False):
+        time.sleep(_MOMENT)
