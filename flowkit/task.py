@@ -470,10 +470,10 @@ def _take_over(old: Task[..., Any], new: Task[..., Any]) -> None:
     """Put *new* into every place where *old* was wired."""
     for before in old.upstream:
         before.downstream.replace(old, new)
-        new.upstream.append(before)
+        new.upstream.add(before)
     for after in old.downstream:
         after.upstream.replace(old, new)
-        new.downstream.append(after)
+        new.downstream.add(after)
         if after._order_only and old in after._order_only:
             after._order_only = (after._order_only - {old}) | {new}
     new._order_only = old._order_only

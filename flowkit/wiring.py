@@ -24,12 +24,19 @@ _SMALL = 16
 
 
 class _Version:
-    """Counts changes to any wiring in the process: a frozen graph is good as long as it stands still."""
+    """Counts changes to any wiring in the process: a frozen graph is good as long as it stands still.
 
-    __slots__ = ("number",)
+    Attributes:
+        number: Grows with every change.
+        is_by_hand: Whether any neighbour list was ever changed other than by :func:`wire`, so that the two sides of an
+            edge may differ, or one may list it twice.
+    """
+
+    __slots__ = ("is_by_hand", "number")
 
     def __init__(self) -> None:
         self.number = 0
+        self.is_by_hand = False
 
 
 version = _Version()
@@ -50,8 +57,8 @@ class Neighbours(list["Task[..., Any]"]):
             members = self._members = set(self)
         return task in members
 
-    def append(self, task: Task[..., Any]) -> None:
-        """Add *task* at the end."""
+    def add(self, task: Task[..., Any]) -> None:
+        """Add *task*, which is not in here yet, at the end; the caller does the same on the other side."""
         list.append(self, task)
         version.number += 1
         if len(self) > _SMALL:
@@ -74,6 +81,7 @@ def _noting_change(name: str) -> Callable[..., Any]:
         result = change(self, *args, **kwargs)
         self._members = None
         version.number += 1
+        version.is_by_hand = True
         return result
 
     changed.__name__ = name
@@ -81,7 +89,8 @@ def _noting_change(name: str) -> Callable[..., Any]:
     return changed
 
 
-for _name in ("extend", "insert", "remove", "pop", "clear", "__setitem__", "__delitem__", "__iadd__", "__imul__"):
+_CHANGES = "append extend insert remove pop clear __setitem__ __delitem__ __iadd__ __imul__"
+for _name in _CHANGES.split():
     setattr(Neighbours, _name, _noting_change(_name))
 
 
@@ -96,10 +105,13 @@ def wire(upstream: Task[..., Any], downstream: Task[..., Any]) -> bool:
     before, after = downstream.upstream, upstream.downstream
     if (upstream in before) if len(before) <= len(after) else (downstream in after):
         return False
-    after.append(downstream)
-    before.append(upstream)
+    after.add(downstream)
+    before.add(upstream)
     return True
 
+
+_NOTHING: list[int] = []
+"""Stands for every task without upstream, and is never changed."""
 
 # Below, neighbour lists are read without making the empty ones: for a million tasks they would weigh 150 MB.
 
@@ -140,11 +152,15 @@ def edges(tasks: Sequence[Task[..., Any]]) -> list[list[int]]:
     An edge counts if either of its two lists has it. Edges to tasks that are not among *tasks* are left out.
     """
     position = {task: i for i, task in enumerate(tasks)}
-    upstream = [[position[u] for u in task._upstream if u in position] if task._upstream else [] for task in tasks]
+
+    def before(task: Task[..., Any]) -> list[int]:
+        return [position[u] for u in task._upstream or () if u in position]
+
+    if not version.is_by_hand:
+        return [before(task) if task._upstream else _NOTHING for task in tasks]
+    upstream = [list(dict.fromkeys(before(task))) for task in tasks]
     for i, task in enumerate(tasks):
         for after in task._downstream or ():
-            if after in position:
-                before = upstream[position[after]]
-                if (i not in before) if len(before) <= _SMALL else (task not in after.upstream):
-                    before.append(i)  # the other list was changed by hand
-    return [list(dict.fromkeys(before)) if len(before) > 1 else before for before in upstream]
+            if after in position and task not in after.upstream:
+                upstream[position[after]].append(i)
+    return [list(dict.fromkeys(ids)) for ids in upstream]
