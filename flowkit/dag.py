@@ -11,10 +11,8 @@ from contextvars import copy_context
 from importlib import import_module
 
 from . import registry, wiring
-from .engine.callbacks import Callbacks
 from .engine.handle import RunHandle
 from .engine.program import compile_program, freeze_tasks, raise_problems
-from .engine.runner import Run
 from .engine.settings import check_keywords, make_settings, merge
 from .engine.signature import read_signature
 from .exceptions import DefinitionError, FlowkitError, OptionError, TaskNotFoundError, close_matches, listing, shown
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
 
     from .engine.graph import Graph
     from .engine.program import Program
+    from .engine.runner import Run
     from .engine.settings import RunKeywords
 
 _PICTURES = ("text", "mermaid", "dot")
@@ -237,6 +236,10 @@ class DAG:
         where = self._where(method)
         if sys.is_finalizing():
             raise FlowkitError(f"{where}: the interpreter is shutting down, and nothing new can run.")
+        # What runs a graph is a third of flowkit's import time, and no part of describing one.
+        from .engine.callbacks import Callbacks  # noqa: PLC0415
+        from .engine.runner import Run  # noqa: PLC0415
+
         merged = merge(self._defaults, check_keywords(where, options))
         values = {**self._inputs, **_check_inputs(where, inputs)}
         program = self._program(values, merged.get("targets"))

@@ -6,8 +6,6 @@ handlers all end here when they raise, and the run goes on unchanged.
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -15,6 +13,8 @@ if TYPE_CHECKING:
 
 def log_broken_hook(hook: str, consequence: str) -> None:
     """Log the exception being handled, which came out of *hook*, to the logger ``flowkit``."""
+    from contextlib import suppress  # noqa: PLC0415 - costs 1 ms, and hooks rarely break
+
     with suppress(Exception):  # if the application's own log handler is broken, there is nobody left to tell
         quiet_logger().exception("%s raised. %s", hook, consequence)
 
