@@ -517,8 +517,6 @@ class Run:
         outcome = judge_error(error, self.program, i, is_unwanted=False)
         self._pool.replace(worker)
         with self._lock:
-            if record.state[i] != PENDING:
-                return
             ready = self._take_outcome(i, outcome)
             if record.abandoned_threads >= MOST_ABANDONED:
                 count = record.abandoned_threads
