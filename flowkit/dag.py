@@ -182,7 +182,9 @@ class DAG:
             unused -= _parameters(everything)
         problems: list[DefinitionError] = []
         for name in sorted(unused | (inputs & task_names)):
-            if name in task_names:
+            if name == "context":
+                why = "parameters of that name get the TaskContext"
+            elif name in task_names:
                 why = "a task has that name, and its result is what parameters of that name get"
             else:
                 why = f"no task has a parameter of that name{close_matches(name, _parameters(everything))}"

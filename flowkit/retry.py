@@ -30,9 +30,8 @@ def check_seconds(where: str, option: str, value: object, *, above_zero: bool = 
     """
     if not is_duration(value) or (above_zero and value == 0):
         least = "above 0" if above_zero else "from 0"
-        raise OptionError(
-            f"{where}: {option}={shown(value)} must be a finite number {least} to {LONGEST:g}, not {kind(value)}."
-        )
+        what = _not_of(value, int, float)
+        raise OptionError(f"{where}: {option}={shown(value)} must be a finite number {least} to {LONGEST:g}{what}.")
     return float(value)  # type: ignore[arg-type]
 
 
@@ -45,16 +44,14 @@ def check_count(where: str, option: str, value: object, least: int, most: int) -
     """Return *value* as an integer from *least* to *most*, or raise OptionError; a bool is no integer here."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise OptionError(
-            f"{where}: {option}={shown(value)} must be an integer from {least} to {most:,}, not {kind(value)}."
+            f"{where}: {option}={shown(value)} must be an integer from {least} to {most:,}{_not_of(value, int)}."
         )
     return int(value)
 
 
-def kind(value: object) -> str:
-    """Say what *value* is, for a message about a wrong one: its type, or that it is out of range."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return "this value"
-    return type(value).__name__
+def _not_of(value: object, *kinds: type) -> str:
+    """Return ``, not str`` for a message if *value* is of none of *kinds*; else it is only out of range."""
+    return "" if type(value) in kinds else f", not {type(value).__name__}"
 
 
 class RetryPolicy:

@@ -1,11 +1,15 @@
 """The README's examples run, and its summary table is what flowkit prints."""
 
+import logging
 import re
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+import flowkit.logging
+from flowkit import events
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -17,12 +21,14 @@ def blocks(language):
 @pytest.fixture
 def readme(monkeypatch):
     """A module that the examples run in, one after the other, as a reader would paste them."""
-    from flowkit import events
-
     module = ModuleType("readme")
     monkeypatch.setitem(sys.modules, "readme", module)
-    observers = list(events.default_observers)
+    monkeypatch.setattr(flowkit.logging, "_current", None)
+    shared, observers = logging.getLogger("flowkit"), list(events.default_observers)
+    before = shared.handlers[:], shared.level, shared.propagate
     yield module
+    shared.handlers[:], level, shared.propagate = before
+    shared.setLevel(level)
     events.default_observers[:] = observers
 
 

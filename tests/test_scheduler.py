@@ -11,7 +11,7 @@ from model import BAD, GOOD, RULES, SKIP, predict
 from strategies import graphs
 
 from flowkit.engine.graph import CycleError, freeze
-from flowkit.engine.scheduler import Scheduler
+from flowkit.engine.scheduler import START, Scheduler
 from flowkit.states import NAMES, TRIGGERS
 
 CODES = {name: code for code, name in enumerate(NAMES)}
@@ -258,6 +258,19 @@ def test_the_order_in_which_tasks_end_does_not_change_the_states(plans, rng):
     assert states_of(scheduler, by_id) == predict(plans)[0]
 
 
+@given(graphs())
+@settings(max_examples=300)
+def test_walking_the_ids_in_order_gives_the_same_states(plans):
+    """What ``retire`` is for: the caller asks for each id in turn, and nobody keeps a list of what is ready."""
+    graph, by_id, rules = frozen(plans)
+    scheduler = Scheduler(graph, rules)
+    for i, plan in enumerate(by_id):
+        verdict = scheduler.decide(i)
+        scheduler.retire(i, outcome_of(plan) if verdict == START else verdict)
+    assert scheduler.remaining == 0
+    assert states_of(scheduler, by_id) == predict(plans)[0]
+
+
 def test_many_tasks_become_ready_in_ascending_order():
     graph = freeze([[], *([0] for _ in range(50))])[0]
     assert Scheduler(graph, None).finish(0, CODES[GOOD]) == list(range(1, 51))
@@ -429,6 +442,29 @@ def test_every_task_is_final_once_when_the_run_stops_at_any_moment(plans, rng, a
             assert failed & above(plans, by_id[i].name)
         elif step > at:
             assert not failed & above(plans, by_id[i].name) or state[by_id[i].name] == "skipped"
+
+
+@given(graphs(), st.integers(0, 12), st.booleans())
+@settings(max_examples=300)
+def test_walking_on_after_a_stop_starts_only_what_accepts_a_failure(plans, at, takes_none):
+    graph, by_id, rules = frozen(plans)
+    scheduler = Scheduler(graph, rules)
+    not_run = {}
+    for i, plan in enumerate(by_id):
+        if i == at:
+            scheduler.stop([], takes_none=takes_none)
+        verdict = scheduler.decide(i)
+        if verdict != START:
+            not_run[plan.name] = NAMES[verdict]
+        elif i >= at:
+            assert plan.rule in ACCEPT_FAILURE
+            assert not takes_none
+        scheduler.retire(i, outcome_of(plan) if verdict == START else verdict)
+    assert scheduler.remaining == 0
+    failed = {name for name, state in states_of(scheduler, by_id).items() if state == "failed"}
+    for plan in by_id[at:]:
+        if plan.name in not_run:
+            assert (not_run[plan.name] == "upstream_failed") == bool(failed & above(plans, plan.name))
 
 
 def above(plans, name):
