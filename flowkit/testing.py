@@ -94,7 +94,8 @@ class VirtualClock:
         with self._lock:
             self._wake_ups.append(wake_ups)
         try:
-            if wake_ups.empty() and self._move_on(deadline, is_quiet):
+            # In this order: a worker that goes idle has left its wake-up before.
+            if self._move_on(deadline, lambda asleep: is_quiet(asleep) and wake_ups.empty()):
                 return
             wake_ups.get()
         finally:
