@@ -42,7 +42,9 @@ from .exceptions import (
     DuplicateTaskError,
     FlowkitError,
     GiveUp,
+    NotPicklableError,
     OptionError,
+    RemoteError,
     RetryAfter,
     RunCancelledError,
     RunTimeoutError,
@@ -51,6 +53,7 @@ from .exceptions import (
     TaskNotFoundError,
     TaskResultError,
     TaskTimeoutError,
+    WorkerDiedError,
 )
 from .results import RunResult, TaskRun
 from .task import Task, chain, task
@@ -78,7 +81,9 @@ __all__ = [
     "FlowkitLogger",
     "GiveUp",
     "LogLevel",
+    "NotPicklableError",
     "OptionError",
+    "RemoteError",
     "RetryAfter",
     "RunCancelledError",
     "RunFinished",
@@ -100,6 +105,7 @@ __all__ = [
     "TaskSucceeded",
     "TaskTimeoutError",
     "TaskUpstreamFailed",
+    "WorkerDiedError",
     "chain",
     "configure_logging",
     "current_context",

@@ -22,6 +22,7 @@ from .task import Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Iterable, Mapping
     from contextvars import Token
     from typing import Any, Self, Unpack
@@ -79,8 +80,8 @@ class DAG:
         self._version = -1
 
     @property
-    def max_workers(self) -> int | None:
-        """The most workers of its runs, None until chosen."""
+    def max_workers(self) -> int | Mapping[str, int] | None:
+        """The most workers of its runs, of each kind or by kind; None until chosen."""
         return self._defaults.get("max_workers")
 
     # ------------------------------------------------------------ which tasks
@@ -216,6 +217,8 @@ class DAG:
 
         Raises:
             DefinitionError: The graph or an argument is wrong; nothing has run.
+            NotPicklableError: A task is to run in a process, and its function or an input cannot be sent there;
+                nothing has run.
             TaskExecutionError: A task failed, with ``fail_fast=True``. ``.result`` has what the others gave.
             DAGExecutionError: Tasks failed, with ``fail_fast=False``.
             RunTimeoutError: The run's own timeout passed.
@@ -234,7 +237,32 @@ class DAG:
         run, raises = self._make_run("start", inputs, options)
         return RunHandle(run, raises_on_failure=raises)
 
-    def _make_run(self, method: str, inputs: Mapping[str, Any] | None, options: Any) -> tuple[Run, bool]:
+    async def arun(self, inputs: Mapping[str, Any] | None = None, **options: Unpack[RunKeywords]) -> RunResult:
+        """Run inside a running event loop without blocking it: the same arguments and errors as :meth:`run`.
+
+        Coroutines run on that loop, everything else on workers of its own. Cancelling this call cancels the run.
+        """
+        import asyncio  # noqa: PLC0415 - costs 29 ms, and whoever calls this has it
+
+        loop = asyncio.get_running_loop()
+        run, raises = self._make_run("arun", inputs, options, loop)
+        done = asyncio.Event()
+        handle = RunHandle(run, raises_on_failure=raises, on_done=lambda: loop.call_soon_threadsafe(done.set))
+        try:
+            await done.wait()
+        except asyncio.CancelledError:
+            handle.cancel("arun() was cancelled")
+            await done.wait()
+            raise
+        return handle.result()
+
+    def _make_run(
+        self,
+        method: str,
+        inputs: Mapping[str, Any] | None,
+        options: Any,
+        loop: AbstractEventLoop | None = None,
+    ) -> tuple[Run, bool]:
         where = self._where(method)
         if sys.is_finalizing():
             raise FlowkitError(f"{where}: the interpreter is shutting down, and nothing new can run.")
@@ -245,8 +273,9 @@ class DAG:
         merged = merge(self._defaults, check_keywords(where, options))
         values = {**self._inputs, **_check_inputs(where, inputs)}
         program = self._program(values, merged.get("targets"))
-        settings = make_settings(merged, values)
+        settings = make_settings(merged, values, loop)
         _check_limits(where, program, settings.limits)
+        _check_processes(program, settings.executor, values)
         if program.has_callbacks:
             settings.observers = [Callbacks(program.tasks), *settings.observers]
         return Run(program, settings, copy_context()), merged.get("raise_on_failure", True)
@@ -264,9 +293,12 @@ class DAG:
 
         Raises:
             DefinitionError: With one problem its own class, else one that lists all of them.
+            NotPicklableError: A task is to run in a process, and its function or an input cannot be sent there.
         """
         where = self._where("validate")
-        program = self._program({**self._inputs, **_check_inputs(where, inputs)}, None)
+        values = {**self._inputs, **_check_inputs(where, inputs)}
+        program = self._program(values, None)
+        _check_processes(program, self._defaults.get("executor", "thread"), values)
         known = merge(self._defaults, {"limits": limits})["limits"]
         if known:
             _check_limits(where, program, known)
@@ -338,6 +370,14 @@ def _check_limits(where: str, program: Program, limits: Mapping[str, int]) -> No
             for name, i in reversed(missing.items())
         ],
     )
+
+
+def _check_processes(program: Program, executor: str, inputs: Mapping[str, Any]) -> None:
+    ids = program.ids_on("process", executor)
+    if ids:
+        from .engine.workers.shipping import check_can_be_sent  # noqa: PLC0415 - imports pickle
+
+        check_can_be_sent(program, ids, inputs)
 
 
 def _parameters(tasks: Iterable[Task[..., Any]]) -> set[str]:

@@ -13,8 +13,11 @@ Knows the errors and their texts. Does not know tasks, graphs or runs: an error 
         OptionError                        an option or argument outside of its range
       TaskExecutionError                   a task failed; __cause__ says why: the task's own exception, or
         TaskTimeoutError(TimeoutError)       an attempt took longer than its timeout
+        WorkerDiedError                      the process that ran it died
         ConditionError                       when() raised, or its answer has no truth value
         TaskResultError                      the task returned what cannot be handed on
+        NotPicklableError                    its function or an argument cannot be sent to a process
+        RemoteError                          stands for an exception that cannot be sent back from one
       DAGExecutionError(ExceptionGroup)    fail_fast=False: every failure of the run
       RunCancelledError                    somebody cancelled the run
         RunTimeoutError(TimeoutError)        the run took longer than its timeout
@@ -39,7 +42,9 @@ __all__ = [
     "DuplicateTaskError",
     "FlowkitError",
     "GiveUp",
+    "NotPicklableError",
     "OptionError",
+    "RemoteError",
     "RetryAfter",
     "RunCancelledError",
     "RunTimeoutError",
@@ -48,6 +53,7 @@ __all__ = [
     "TaskNotFoundError",
     "TaskResultError",
     "TaskTimeoutError",
+    "WorkerDiedError",
 ]
 
 _LISTED = 10
@@ -232,6 +238,60 @@ class ConditionError(_CauseError):
 
 class TaskResultError(_CauseError):
     """A task returned what cannot be handed on, such as a generator or a coroutine."""
+
+
+class NotPicklableError(_CauseError):
+    """A task's function, condition or argument cannot be sent to a process."""
+
+
+class WorkerDiedError(TaskExecutionError):
+    """The process that ran the task died: killed, crashed, or left by ``os._exit``.
+
+    Attributes:
+        pid: Its process id.
+        exitcode: What it ended with; minus the number of the signal if it was killed by one.
+    """
+
+    def __init__(self, task_name: str, pid: int, exitcode: int) -> None:
+        super().__init__(task_name, 1, 0.0, "died")
+        self.args = (task_name, pid, exitcode)
+        self.pid = pid
+        self.exitcode = exitcode
+
+    def __str__(self) -> str:
+        name, pid, exitcode = self.args
+        return f"the worker process of task {name!r} (pid {pid}) {_how_it_ended(exitcode)}"
+
+
+def _how_it_ended(exitcode: int) -> str:
+    if exitcode >= 0:
+        return f"ended with exit code {exitcode}"
+    import signal  # noqa: PLC0415 - costs 2 ms, and is no part of defining tasks
+
+    try:
+        return f"was killed by {signal.Signals(-exitcode).name}"
+    except ValueError:
+        return f"was killed by signal {-exitcode}"
+
+
+class RemoteError(TaskExecutionError):
+    """Stands for an exception that a task raised in a process, and that cannot be sent back.
+
+    Attributes:
+        type_name: Name of its class.
+        text: Its text.
+        traceback: Its traceback, as text.
+    """
+
+    def __init__(self, task_name: str, type_name: str, text: str, traceback: str) -> None:
+        super().__init__(task_name, 1, 0.0, text)
+        self.args = (task_name, type_name, text, traceback)
+        self.type_name = type_name
+        self.text = text
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.text}" if self.text else self.type_name
 
 
 class DAGExecutionError(FlowkitError, ExceptionGroup[TaskExecutionError]):

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         on_retry: Callable[[AttemptFailed], object] | None
 
 
-EXECUTORS = ("thread",)
+EXECUTORS = ("thread", "process", "async")
 """Where a task may ask to run."""
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from .exceptions import (
     DAGExecutionError,
+    RemoteError,
     RunCancelledError,
     RunTimeoutError,
     TaskExecutionError,
@@ -18,6 +19,7 @@ from .exceptions import (
     describe,
     listing,
     plural,
+    text_of,
 )
 from .render import report
 from .states import CANCELLED, FAILED, NAMES, PENDING, RUNNING, SKIPPED, SUCCEEDED, UPSTREAM_FAILED
@@ -150,6 +152,26 @@ class RunRecord:
             if before is None:
                 return i
             i = before
+
+    def excerpt(self, ids: Sequence[int]) -> TaskRuns:
+        """Return the runs of *ids*, all final, as a mapping that can be sent to a process."""
+        index = {self.names[i]: position for position, i in enumerate(ids)}
+        copy = RunRecord(
+            self.dag_name, self.run_id, list(index), index, [()] * len(ids), bytearray(self.state[i] for i in ids),
+            is_fail_fast=self.is_fail_fast,
+        )  # fmt: skip
+        copy.epoch = self.epoch
+        for position, i in enumerate(ids):
+            copy.values[position] = self.values[i]
+            copy.started[position], copy.ended[position] = self.started[i], self.ended[i]
+            copy.workers[position] = self.workers[i]
+            copy.attempts[position] = self.attempts_of(i)
+            copy.reasons[position] = self.reason_of(i)
+            if i in self.first_started:
+                copy.first_started[position] = self.first_started[i]
+            if i in self.errors:
+                copy.errors[position] = _picklable(self.errors[i], self.names[i])
+        return TaskRuns(copy)
 
     def snapshot(self, now: float) -> RunRecord:
         """Return a copy that the run does not change any more; call it under the run's lock."""
@@ -484,6 +506,17 @@ _VERBS = {
     CANCELLED: "was cancelled",
 }
 _COLUMNS = ("task", "state", "time", "attempts", "reason")
+
+
+def _picklable(error: BaseException, name: str) -> BaseException:
+    """Return *error* of task *name* if it survives pickling, else one that stands for it."""
+    import pickle  # noqa: PLC0415 - costs 2 ms, and only runs on processes need it
+
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - made here
+    except Exception:  # noqa: BLE001 - objects raise anything
+        return RemoteError(name, type(error).__name__, text_of(error), "")
+    return error
 
 
 def _datetime(record: RunRecord, reading: float) -> datetime | None:

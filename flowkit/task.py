@@ -6,9 +6,12 @@ only thing it can execute is itself, in the caller's thread, when it is called l
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
+from importlib import import_module
 from itertools import pairwise
+from types import FunctionType
 
 from . import registry, wiring
 from .engine.condition import ask_condition, condition_arguments
@@ -190,6 +193,12 @@ class Task(_Typed["P", "R_co"]):
         while task._successor is not None:
             task = task._successor
         return task
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By name where another process finds it so; else an unwired copy.
+        if find_task(self.func) is self:
+            return _task_at, (self.func.__module__, self.func.__qualname__)
+        return _unwired, (self.func, self.name, self.options)
 
     def __repr__(self) -> str:
         before, after = len(self._upstream or ()), len(self._downstream or ())
@@ -481,6 +490,33 @@ def _take_over(old: Task[..., Any], new: Task[..., Any]) -> None:
     old._upstream = old._downstream = old._order_only = None
     old._successor = new
     registry.discard(old, old.site)
+
+
+def find_task(func: Any) -> Task[..., Any] | None:
+    """Return the task that the global name of *func* stands for in every process, None if there is none."""
+    if func.__class__ is not FunctionType or (func.__module__ == "__main__" and not is_main_importable()):
+        return None
+    try:
+        task = _task_at(func.__module__, func.__qualname__)
+    except (ImportError, AttributeError):
+        return None
+    return task if isinstance(task, Task) and task.func is func else None
+
+
+def is_main_importable() -> bool:
+    """Return whether processes that this one starts have its ``__main__`` module: not in a notebook, or with -c."""
+    main = sys.modules["__main__"]
+    return getattr(main, "__spec__", None) is not None or hasattr(main, "__file__")
+
+
+def _task_at(module: str, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), import_module(module))
+
+
+def _unwired(func: Callable[..., Any], name: str, options: TaskOptions) -> Task[..., Any]:
+    copy: Task[..., Any] = Task.__new__(Task)
+    copy._define(func, name, options, sys._getframe())
+    return copy
 
 
 def _check_function(func: Any, site: Site) -> str:

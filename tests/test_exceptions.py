@@ -17,7 +17,9 @@ from flowkit.exceptions import (
     DuplicateTaskError,
     FlowkitError,
     GiveUp,
+    NotPicklableError,
     OptionError,
+    RemoteError,
     RetryAfter,
     RunCancelledError,
     RunTimeoutError,
@@ -25,6 +27,7 @@ from flowkit.exceptions import (
     TaskNotFoundError,
     TaskResultError,
     TaskTimeoutError,
+    WorkerDiedError,
 )
 
 SAMPLES = [
@@ -41,6 +44,10 @@ SAMPLES = [
     TaskTimeoutError("fetch", 2, 30.0),
     ConditionError("fetch", "the condition (when) of task 'fetch' raised ValueError"),
     TaskResultError("fetch", "task 'fetch' returned a generator: return a list"),
+    NotPicklableError("fetch", "task 'fetch': its function <lambda> cannot be sent to a process"),
+    WorkerDiedError("fetch", 4711, -9),
+    WorkerDiedError("fetch", 4711, 3),
+    RemoteError("fetch", "Refused", "no", "Traceback: ..."),
     DAGExecutionError("1 task of 'etl' failed: 'fetch'", [TaskExecutionError("fetch", 1, 0.1, "ValueError: no")]),
     RunCancelledError("etl", "deployment"),
     RunTimeoutError("etl", "it took longer than its timeout of 5 s"),
@@ -62,6 +69,9 @@ TREE = {
     TaskTimeoutError: (TaskExecutionError, TimeoutError),
     ConditionError: TaskExecutionError,
     TaskResultError: TaskExecutionError,
+    NotPicklableError: TaskExecutionError,
+    WorkerDiedError: TaskExecutionError,
+    RemoteError: TaskExecutionError,
     DAGExecutionError: (FlowkitError, ExceptionGroup),
     RunCancelledError: FlowkitError,
     RunTimeoutError: (RunCancelledError, TimeoutError),

@@ -21,12 +21,13 @@ LAYERS = (
     # tasks and their edges (one unit, see UNITS); what is frozen, bound and given back
     "wiring task results engine engine.graph engine.binding engine.clock",
     # one run's decisions, without a clock or a thread
-    "engine.program engine.scheduler engine.attempt",
+    "engine.program engine.scheduler engine.attempt engine.loops engine.forks",
     # where and how attempts run; watching for people
-    "engine.workers engine.workers.inline engine.workers.threads "
+    "engine.workers engine.workers.inline engine.workers.threads engine.workers.coroutines "
+    "engine.workers.processes engine.workers.child engine.workers.shipping engine.workers.wire engine.workers.foreign "
     "engine.limits engine.settings engine.interrupt engine.announcer engine.cleanup logging progress",
     # one run, put together
-    "engine.forks engine.runner engine.callbacks engine.handle",
+    "engine.runner engine.callbacks engine.handle",
     # the doors
     "dag workflow",
     # on top

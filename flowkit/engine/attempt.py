@@ -11,6 +11,7 @@ from __future__ import annotations
 from ..exceptions import (
     BindingError,
     ConditionError,
+    NotPicklableError,
     RunCancelledError,
     Skip,
     TaskResultError,
@@ -176,31 +177,36 @@ def check_value(name: str, value: object) -> None:
         )
 
 
-def judge_error(error: BaseException, program: Program, i: int, *, is_unwanted: bool) -> Outcome:
+def judge_error(
+    error: BaseException, program: Program, i: int, *, is_unwanted: bool, may_retry: bool | None = None
+) -> Outcome:
     """Say what *error*, raised by an attempt of *i*, means.
 
     Args:
         is_unwanted: Whether the run has asked the attempt to stop: only then may it end as cancelled.
+        may_retry: What the retry policy says, if it was asked already where the attempt was made.
     """
     if isinstance(error, Skip):
         why = text_of(error) or "the task raised Skip"
         return Outcome(SKIPPED, reason=why, has_started=not isinstance(error, WhenFalse))
-    if isinstance(error, RunCancelledError) and is_unwanted:
+    is_cancelled_error = type(error).__name__ == "CancelledError" and not isinstance(error, Exception)
+    if is_unwanted and (is_cancelled_error or isinstance(error, RunCancelledError)):
         return Outcome(CANCELLED)
     try:
-        error.__traceback__ = _without_engine(error.__traceback__)
+        error.__traceback__ = without_engine(error.__traceback__)
     except Exception as refused:  # noqa: BLE001 - an exception may refuse to be changed; its traceback stays longer
         del refused
     if isinstance(error, ConditionError):
         return Outcome(FAILED, error, has_started=False)
     reason: str | None = None
-    if type(error).__name__ in ("CancelledError", "GeneratorExit") and not isinstance(error, Exception):
+    if is_cancelled_error or isinstance(error, GeneratorExit):
         reason = f"raised {type(error).__name__} but was not cancelled"
     if isinstance(error, TypeError) and read_signature(program.funcs[i]) is None:
         error = _unfit_call(error, program, i)
-    is_final = isinstance(error, (TaskResultError, BindingError))
-    may_retry = not is_final and program.tasks[i].options.retry.is_retryable(error)
-    return Outcome(FAILED, error, reason, may_retry=may_retry)
+    is_final = isinstance(error, (TaskResultError, BindingError, NotPicklableError))
+    if may_retry is None:
+        may_retry = program.tasks[i].options.retry.is_retryable(error)
+    return Outcome(FAILED, error, reason, may_retry=may_retry and not is_final)
 
 
 def _unfit_call(error: TypeError, program: Program, i: int) -> BindingError:
@@ -214,7 +220,7 @@ def _unfit_call(error: TypeError, program: Program, i: int) -> BindingError:
     return problem
 
 
-def _without_engine(traceback: TracebackType | None) -> TracebackType | None:
+def without_engine(traceback: TracebackType | None) -> TracebackType | None:
     """Return *traceback* from the first frame that is the user's."""
     inner = traceback
     while inner is not None and inner.tb_frame.f_globals.get("__name__", "").startswith(_ENGINE):

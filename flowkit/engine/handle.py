@@ -12,6 +12,8 @@ from ..retry import check_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..results import RunResult
     from .runner import Run
 
@@ -23,11 +25,12 @@ class RunHandle:
         run_id: The run.
     """
 
-    __slots__ = ("_done", "_error", "_raises_on_failure", "_run", "_thread")
+    __slots__ = ("_done", "_error", "_on_done", "_raises_on_failure", "_run", "_thread")
 
-    def __init__(self, run: Run, *, raises_on_failure: bool) -> None:
+    def __init__(self, run: Run, *, raises_on_failure: bool, on_done: Callable[[], object] | None = None) -> None:
         self._run = run
         self._raises_on_failure = raises_on_failure
+        self._on_done = on_done
         self._error: BaseException | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._control, name="flowkit-run", daemon=True)
@@ -82,6 +85,8 @@ class RunHandle:
             self._error = error
         finally:
             self._done.set()
+            if self._on_done is not None:
+                self._on_done()
 
     def __repr__(self) -> str:
         return f"<RunHandle {self.run_id} of {self._run.record.dag_name!r} {'done' if self.done() else 'running'}>"

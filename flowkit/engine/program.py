@@ -50,13 +50,15 @@ class Program:
         rules: The trigger rule of each id, None if all are ``none_failed``.
         uses: The limit that an id counts for, for those that do.
         timed: The timeout of an id in seconds, for those that have one.
+        executors: The executor that an id asks for itself, for those that do.
+        coroutines: The ids of ``async def`` functions.
         has_callbacks: Whether any task has a callback.
         inputs: Names of the inputs that are used.
     """
 
     __slots__ = (
-        "arity", "bindings", "funcs", "graph", "has_callbacks", "index", "inputs", "name", "names", "rules",
-        "sources", "tasks", "timed", "uses",
+        "arity", "bindings", "coroutines", "executors", "funcs", "graph", "has_callbacks", "index", "inputs", "name",
+        "names", "rules", "sources", "tasks", "timed", "uses",
     )  # fmt: skip
 
     def __init__(self, name: str, tasks: Sequence[Task[..., Any]], graph: Graph, order: Sequence[int]) -> None:
@@ -72,12 +74,40 @@ class Program:
         self.inputs: set[str] = set()
         self.uses = {i: task.options.uses for i, task in enumerate(self.tasks) if task.options.uses is not None}
         self.timed = {i: task.options.timeout for i, task in enumerate(self.tasks) if task.options.timeout is not None}
+        self.executors = {
+            i: task.options.executor for i, task in enumerate(self.tasks) if task.options.executor is not None
+        }
+        self.coroutines: set[int] = set()
         self.has_callbacks = any(task.options.has_callbacks for task in self.tasks)
         rules = bytes([TRIGGERS[task.options.trigger] for task in self.tasks])
         self.rules = rules if any(rules) else None
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def kinds(self, executor: str) -> str | list[str]:
+        """Return the kind of worker for all ids, or for each if they differ, in a run with *executor*.
+
+        An ``async def`` function runs on the event loop, unless its task asks for a process; a plain one never does.
+        """
+        default = "thread" if executor == "async" else executor
+        if executor == "sequential" or not (self.executors or self.coroutines):
+            return default
+        kinds = [default] * len(self)
+        for i, own in self.executors.items():
+            kinds[i] = "thread" if own == "async" else own
+        for i in self.coroutines:
+            if self.executors.get(i) != "process":
+                kinds[i] = "async"
+        used = set(kinds)
+        return kinds if len(used) > 1 else used.pop()
+
+    def ids_on(self, kind: str, executor: str) -> Sequence[int]:
+        """Return the ids that run on *kind* of worker in a run with *executor*."""
+        kinds = self.kinds(executor)
+        if isinstance(kinds, str):
+            return range(len(self)) if kinds == kind else ()
+        return [i for i, own in enumerate(kinds) if own == kind]
 
 
 def compile_program(
@@ -153,8 +183,8 @@ def _compile_calls(program: Program, inputs: Collection[str], *, names_only: boo
             shape = _Shape(func, taken_names)
         if shape is None:
             shape = shapes[func] = _Shape(func, taken_names)
-            if shape.is_coroutine:
-                problems.append(_no_coroutines(task))
+        if shape.is_coroutine:
+            program.coroutines.add(i)
         ids = program.graph.upstream[i]
         if not ids and program.rules and program.rules[i] in NEED_FAILURE:
             problems.append(_never_met(task))
@@ -209,11 +239,4 @@ def _never_met(task: Task[..., Any]) -> OptionError:
     return OptionError(
         f"task {task.name!r} ({task.site}) has trigger={task.trigger!r} and nothing upstream, so it could never "
         f"start. Wire it behind the tasks whose failure it waits for."
-    )
-
-
-def _no_coroutines(task: Task[..., Any]) -> OptionError:
-    return OptionError(
-        f"task {task.name!r} ({task.site}) is an async def function, which this version does not run. "
-        f"Write a plain function that calls asyncio.run(...)."
     )

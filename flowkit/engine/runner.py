@@ -37,30 +37,33 @@ from ..states import (
 )
 from . import forks
 from .announcer import Announcer
-from .attempt import Arguments, judge_error, make_call
+from .attempt import Arguments, check_value, judge_error, make_call
 from .cleanup import Cleanup
 from .clock import RealClock, Timers
 from .condition import ask_condition
 from .interrupt import Interrupts
 from .limits import Limits
+from .loops import PrivateLoop
 from .program import SPECIAL
 from .scheduler import START, Scheduler
-from .workers import NotStartedError, context_for
+from .settings import default_workers
+from .workers import CONTEXT_PLACE, NotStartedError, context_for
 from .workers.inline import InlinePool
 from .workers.threads import ThreadPool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection, Sequence
     from contextvars import Context
     from typing import Any
 
+    from ..task import Task
     from .attempt import Outcome
     from .clock import Clock
     from .program import Program
     from .settings import Settings
-    from .workers import Worker
+    from .workers import Pool, Worker
 
 GRACE = 0.25
 """Seconds that running threads get to end after a cancel, before they are left behind."""
@@ -82,7 +85,7 @@ class Run:
         self.program = program
         self.run_id = os.urandom(6).hex() if settings.rng is None else f"{settings.rng.getrandbits(48):012x}"
         self._settings = settings
-        self._context = context
+        self.context = context
         self._clock: Clock = RealClock() if settings.clock is None else settings.clock
         self.now = self._clock.now
         self._rng = settings.rng
@@ -109,20 +112,42 @@ class Run:
         self._is_forked = False
         self._interrupts = 0
         self._is_over = False
-        self._arity = bytes([SPECIAL]) * len(program) if self._announcer.is_watched else bytes(program.arity)
+        self._arity = bytearray([SPECIAL]) * len(program) if self._announcer.is_watched else bytearray(program.arity)
+        self._arguments = Arguments(program, self.record.values, self.record.state, settings.inputs)
         self._inline: InlinePool | None = None
         self._walks = False
         """Whether ids are taken in order, so that nothing has to be counted."""
-        self._pool: InlinePool | ThreadPool
+        kinds = program.kinds(settings.executor)
+        self._kinds = None if isinstance(kinds, str) else kinds
+        """The kind of worker of each id, None if there is only one kind."""
         if settings.executor == "sequential":
             self._limits = None  # one at a time is within any limit
-            self._pool = self._inline = InlinePool(self, program.timed, settings.pick)
             self._walks = settings.pick is None
-        else:
-            on_idle = None if isinstance(self._clock, RealClock) else self._wake
-            self._pool = ThreadPool(self, settings.max_workers, on_idle)
-        self.is_plain = not self._announcer.is_watched and self._limits is None
+        used = [kinds] if isinstance(kinds, str) else sorted(set(kinds))
+        self._pools: dict[str, Pool] = {kind: self._make_pool(kind) for kind in used}
+        self.is_plain = not self._announcer.is_watched and self._limits is None and self._kinds is None
         self.succeeded = self._succeeded_plainly if self.is_plain and not self._walks else self._succeeded
+
+    def _make_pool(self, kind: str) -> Pool:
+        program, settings = self.program, self._settings
+        if kind == "sequential":
+            loop = PrivateLoop()
+            self._inline = InlinePool(self, program.timed, loop, settings.pick)
+            self._run_coroutine = loop.run
+            for i in program.coroutines:
+                self._arity[i] = SPECIAL
+            return self._inline
+        size = settings.workers_of(kind)
+        on_idle = None if isinstance(self._clock, RealClock) else self._wake
+        if kind == "async":
+            from .workers.coroutines import CoroutinePool  # noqa: PLC0415 - imports asyncio, which costs 29 ms
+
+            return CoroutinePool(self, size, settings.loop, on_idle)
+        if kind == "process":
+            from .workers.processes import ProcessPool, default_processes  # noqa: PLC0415 - imports multiprocessing
+
+            return ProcessPool(self, size or default_processes(), on_idle, settings.start_method)
+        return ThreadPool(self, size or default_workers(), on_idle)
 
     # ------------------------------------------------------------ the whole run, in the controlling thread
 
@@ -144,7 +169,8 @@ class Run:
                 self._tell_end()
                 raise
             finally:
-                self._pool.close()
+                for pool in self._pools.values():
+                    self.record.abandoned_threads += pool.close()
                 self._is_over = True
             self._end()
 
@@ -164,7 +190,7 @@ class Run:
                 self._announcer.tasks_decided(self.scheduler.decided)
                 ready = []
             ready = self._admit(ready)
-        self._pool.add(ready)
+        self._add(ready)
 
     def _go_on(self) -> None:
         try:
@@ -195,8 +221,17 @@ class Run:
             self.run_timers()
 
     def _is_quiet(self, asleep: Collection[object]) -> bool:
-        """Return whether nothing goes on but workers that are in *asleep*. In this order: see ThreadPool._next."""
-        return not self._pool.is_starting() and all(worker in asleep for worker in self._pool.working())
+        """Return whether nothing goes on but workers that are in *asleep*.
+
+        In this order, because an id may be on its way: a worker of one pool hands it on to another pool and is idle
+        then (the first look), it waits in that pool (the second), or a worker there has taken it (the third).
+        """
+
+        def is_anybody_awake() -> bool:
+            return any(worker not in asleep for pool in pools for worker in pool.working())
+
+        pools = self._pools.values()
+        return not (is_anybody_awake() or any(pool.is_starting() for pool in pools) or is_anybody_awake())
 
     def _end(self) -> None:
         record = self.record
@@ -232,8 +267,9 @@ class Run:
         self._is_forked = True
         self.scheduler.is_calm = False
         self._lock = threading.Lock()  # another thread may have held the old one
-        for worker in self._pool.working():
-            worker.is_abandoned = True
+        for pool in self._pools.values():
+            for worker in pool.working():
+                worker.is_abandoned = True
 
     def check_process(self) -> None:
         """Raise FlowkitError if this process was forked off the one in which the run goes on."""
@@ -249,26 +285,79 @@ class Run:
 
     def call_of(self, worker: Worker) -> Callable[[int], Any]:
         """Return the function that makes an attempt on *worker*."""
-        program, record, bindings = self.program, self.record, self.program.bindings
-        arguments = Arguments(program, record.values, record.state, self._settings.inputs)
-        context = context_for(worker, self._context)
+        program = self.program
+        context = context_for(worker, self.context)
 
         def special(i: int) -> Any:
             own = context.copy()
-
-            def task_context() -> TaskContext:
-                return self.task_context(worker, i)
-
-            when = bindings[i].when if i in bindings else None
-            if when is not None and i not in record.attempts:
-                self._check_may_start(i)
-                args, kwargs = arguments.of_condition(i, task_context)
-                own.run(ask_condition, program.names[i], when, args, kwargs)
-            self._start_attempt(worker, i)
-            args, kwargs = arguments.of_function(i, task_context)
+            args, kwargs = self._prepare(worker, i, own.run)
+            if i in program.coroutines:
+                return self._run_coroutine(program.funcs[i](*args, **kwargs), own)
             return own.run(program.funcs[i], *args, **kwargs)
 
-        return make_call(program, self._arity, record.values, context, special)
+        return make_call(program, self._arity, self.record.values, context, special)
+
+    def start_coroutine(self, worker: Worker, i: int) -> Awaitable[Any]:
+        """Call the coroutine function of *i*, as one attempt on *worker*."""
+        if self._arity[i] == SPECIAL:
+            args, kwargs = self._prepare(worker, i, _call)
+        else:
+            args, kwargs = self._arguments.of_function(i, _no_context)
+        return self.program.funcs[i](*args, **kwargs)  # type: ignore[no-any-return]
+
+    def arguments_for(self, worker: Worker, i: int) -> tuple[tuple[Any, ...], bool]:
+        """Return what an attempt of *i* in a process takes, and whether its condition is asked first.
+
+        That is the arguments of the function and of the condition, and the upstream runs if it takes the context.
+        """
+        arguments = self._arguments
+        if self._arity[i] != SPECIAL:
+            return (*arguments.of_function(i, _no_context), (), {}, None), False
+        upstream: list[TaskRuns] = []
+
+        def place_context() -> Any:
+            upstream[:] = [self.record.excerpt(self.record.upstream[i])]
+            return CONTEXT_PLACE
+
+        binding = self.program.bindings.get(i)
+        asks = binding is not None and binding.when is not None and i not in self.record.attempts
+        condition: tuple[Any, Any] = (), {}
+        if asks:
+            self._check_may_start(i)
+            condition = arguments.of_condition(i, place_context)
+        else:
+            self.start_attempt(worker, i)
+        return (*arguments.of_function(i, place_context), *condition, upstream[0] if upstream else None), asks
+
+    def task_of(self, i: int) -> Task[..., Any]:
+        """Return the task of *i*."""
+        return self.program.tasks[i]
+
+    def is_batchable(self, i: int) -> bool:
+        """Return whether an attempt of *i* takes nothing but results by position, and nothing watches its time."""
+        return self.program.arity[i] != SPECIAL and i not in self.program.uses
+
+    def add_cleanup(self, handler: Callable[[], object]) -> None:
+        """Have *handler* run if the run does not end well."""
+        self._cleanup.add(handler)
+
+    def check_value(self, i: int, value: Any) -> None:
+        """Raise TaskResultError if *value*, returned by *i*, cannot be handed on."""
+        check_value(self.record.names[i], value)
+
+    def _prepare(self, worker: Worker, i: int, enter: Callable[..., Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Ask the condition of *i* by *enter*, if it has one, start an attempt, and return its arguments."""
+
+        def task_context() -> TaskContext:
+            return self.task_context(worker, i)
+
+        binding = self.program.bindings.get(i)
+        if binding is not None and binding.when is not None and i not in self.record.attempts:
+            self._check_may_start(i)
+            args, kwargs = self._arguments.of_condition(i, task_context)
+            enter(ask_condition, self.record.names[i], binding.when, args, kwargs)
+        self.start_attempt(worker, i)
+        return self._arguments.of_function(i, task_context)
 
     def task_context(self, worker: Worker, i: int) -> TaskContext:
         """Make the context of the attempt of *i* on *worker*."""
@@ -287,7 +376,7 @@ class Run:
             if not self.admits(i):
                 raise NotStartedError
 
-    def _start_attempt(self, worker: Worker, i: int) -> None:
+    def start_attempt(self, worker: Worker, i: int) -> None:
         """Note that an attempt of a SPECIAL id starts."""
         timeout = self.program.timed.get(i, 0.0)
         with self._lock:
@@ -306,6 +395,24 @@ class Run:
 
     def _is_unwanted(self, worker: Worker, i: int) -> bool:
         return worker.is_abandoned or not self.admits(i)
+
+    # ------------------------------------------------------------ handing on, in whatever thread
+
+    def _add(self, ids: Sequence[int]) -> None:
+        """Give *ids* to the pools that they belong to. Not under the lock."""
+        kinds = self._kinds
+        for kind, pool in self._pools.items():
+            pool.add(ids if kinds is None else [i for i in ids if kinds[i] == kind])
+
+    def _keep(self, worker: Worker, ready: list[int]) -> list[int]:
+        """Return those of *ready* that belong to the pool of *worker*; the others are handed on. Not under the lock."""
+        kinds = self._kinds
+        if kinds is None or not ready:
+            return ready
+        own = [i for i in ready if self._pools[kinds[i]] is worker.pool]
+        if len(own) < len(ready):
+            self._add([i for i in ready if self._pools[kinds[i]] is not worker.pool])
+        return own
 
     def _rule(self, i: int) -> int:
         return self.program.rules[i] if self.program.rules else NONE_FAILED
@@ -342,22 +449,29 @@ class Run:
                 self.record.values[i] = value
                 ready = self._conclude(i, SUCCEEDED)
         self._announcer.deliver()
-        return ready
+        return self._keep(worker, ready)
 
-    def failed(self, worker: Worker, i: int, error: BaseException) -> list[int] | None:
-        """Take *error*, which came out of an attempt of *i*."""
+    def failed(
+        self, worker: Worker, i: int, error: BaseException, *, may_retry: bool | None = None
+    ) -> list[int] | None:
+        """Take *error*, which came out of an attempt of *i*.
+
+        Args:
+            may_retry: What the retry policy says, if it was asked already where the attempt was made.
+        """
         if isinstance(error, NotStartedError):
             return self._withdrawn(worker, i)
         if worker.is_inline and self._interrupts and isinstance(error, KeyboardInterrupt):
             error = RunCancelledError(self.program.name, "interrupted")
             self._heed_interrupt()
-        outcome = judge_error(error, self.program, i, is_unwanted=self._is_unwanted(worker, i))
+        is_unwanted = self._is_unwanted(worker, i)
+        outcome = judge_error(error, self.program, i, is_unwanted=is_unwanted, may_retry=may_retry)
         with self._lock:
             if worker.is_abandoned:
                 return None
             ready = self._take_outcome(i, outcome) if self.record.state[i] == PENDING else []
         self._announcer.deliver()
-        return ready
+        return self._keep(worker, ready)
 
     def _withdrawn(self, worker: Worker, i: int) -> list[int] | None:
         """Take back *i*, which was given to *worker* before the run was stopped."""
@@ -371,7 +485,7 @@ class Run:
                     self.record.forget_start(i)
                 ready = self._conclude(i, CANCELLED if has_tried else self.scheduler.decide(i))
         self._announcer.deliver()
-        return ready
+        return self._keep(worker, ready)
 
     def _take_outcome(self, i: int, outcome: Outcome) -> list[int]:
         """Note that the attempt of *i* ended without a value; return what became ready. Under the lock."""
@@ -428,7 +542,7 @@ class Run:
         """Take back everything that has not started; return what may start all the same. Under the lock."""
         scheduler, attempts = self.scheduler, self.record.attempts
         queued = self._limits.withdraw() if self._limits else []
-        unstarted = self._pool.withdraw()
+        unstarted = [i for pool in self._pools.values() for i in pool.withdraw()]
         if self._limits:
             for i in unstarted:
                 self._limits.release(i)
@@ -442,6 +556,8 @@ class Run:
             else:
                 self._backing_off.discard(i)
                 allowed += self._give_up_retry(i)
+        for pool in self._pools.values():
+            pool.stop(lambda i: not self.admits(i), kills=takes_none)
         return allowed
 
     def _give_up_retry(self, i: int) -> list[int]:
@@ -476,6 +592,9 @@ class Run:
     def _admit(self, ready: list[int]) -> list[int]:
         return self._limits.admit(ready) if self._limits else ready
 
+    def _pool_of(self, i: int) -> Pool:
+        return self._pools[self._kinds[i]] if self._kinds else next(iter(self._pools.values()))
+
     # ------------------------------------------------------------ what is due, in the controlling thread
 
     def is_backing_off(self, i: int | None = None) -> bool:
@@ -503,19 +622,18 @@ class Run:
                 return
             self._backing_off.discard(i)
             ready = self._admit([i])
-        self._pool.add(ready)
+        self._add(ready)
 
     def _timed_out(self, worker: Worker, i: int, attempt: int) -> None:
-        """Give up *attempt* of *i*, if it still goes on: leave its thread behind and let another take its place."""
+        """Give up *attempt* of *i*, if it still goes on, and let another worker take the place."""
         record = self.record
         with self._lock:
             if worker.is_abandoned or record.state[i] != PENDING or self._armed.get(i) != attempt:
                 return
             worker.is_abandoned = True
-            record.abandoned_threads += 1
+            record.abandoned_threads += self._pool_of(i).abandon(worker)
         error = TaskTimeoutError(record.names[i], attempt, self.program.timed[i])
         outcome = judge_error(error, self.program, i, is_unwanted=False)
-        self._pool.replace(worker)
         with self._lock:
             ready = self._take_outcome(i, outcome)
             if record.abandoned_threads >= MOST_ABANDONED:
@@ -523,7 +641,7 @@ class Run:
                 self._halt(f"{count} threads were abandoned in attempts that timed out", ready)
                 ready = []
         self._announcer.deliver()
-        self._pool.add(ready)
+        self._add(ready)
 
     def _run_timed_out(self) -> None:
         self.record.is_timed_out = True
@@ -553,11 +671,12 @@ class Run:
         """Leave every worker behind that is still in an attempt, and make final what is not."""
         with self._lock:
             state = self.record.state
-            for worker in self._pool.working():
-                if worker.current >= 0 and state[worker.current] == PENDING and not worker.is_inline:
+            for worker in [worker for pool in self._pools.values() for worker in pool.working()]:
+                i = worker.current
+                if i >= 0 and state[i] == PENDING and not worker.is_inline:
                     worker.is_abandoned = True
-                    self.record.abandoned_threads += 1
-                    self.record.ended[worker.current] = self.now()
+                    self.record.abandoned_threads += self._pool_of(i).abandon(worker)
+                    self.record.ended[i] = self.now()
             self.scheduler.cancel_rest()
             self._announcer.tasks_decided(self.scheduler.decided)
             self._wake()
@@ -594,6 +713,14 @@ class Run:
 
             self._rng = random.Random()  # noqa: S311 - jitter is no secret
         return self._rng
+
+
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
+
+
+def _no_context() -> TaskContext:
+    raise AssertionError("a call with a context parameter is SPECIAL")
 
 
 def _acquire_without_queueing(lock: threading.Lock) -> None:

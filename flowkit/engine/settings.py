@@ -15,6 +15,7 @@ from ..retry import check_count, check_seconds
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import random
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable, Sequence
     from typing import Any, TypedDict
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
         """The arguments of ``run()`` by keyword, for ``Unpack``."""
 
         executor: str
-        max_workers: int | None
+        max_workers: int | Mapping[str, int] | None
         targets: Iterable[Any] | None
         limits: Mapping[str, int] | None
         fail_fast: bool
@@ -38,12 +39,15 @@ if TYPE_CHECKING:
         _clock: Clock
         _rng: random.Random
         _pick: Callable[[Sequence[int]], int]
+        _start_method: str
 
 
-EXECUTORS = ("thread", "sequential")
+EXECUTORS = ("thread", "process", "async", "sequential")
+KINDS = ("thread", "process", "async")
+"""The kinds of worker that ``max_workers`` can give a number for."""
 _KNOWN = frozenset({
     "executor", "max_workers", "targets", "limits", "fail_fast", "raise_on_failure", "timeout", "state", "resume",
-    "progress", "observers", "_clock", "_rng", "_pick",
+    "progress", "observers", "_clock", "_rng", "_pick", "_start_method",
 })  # fmt: skip
 _NOT_YET = {"state": None, "resume": False, "progress": None}
 _MOST_WORKERS = 10_000
@@ -54,8 +58,8 @@ class Settings:
 
     Attributes:
         inputs: Values by name, for parameters that no task fills.
-        executor: "thread" or "sequential".
-        max_workers: The most threads at once.
+        executor: "thread", "process", "async" or "sequential".
+        max_workers: The most workers of each kind that has a number.
         limits: How many tasks may use each named limit at once.
         fail_fast: Whether the first failure stops the run.
         timeout: Seconds until the run is cancelled, None for never.
@@ -63,10 +67,13 @@ class Settings:
         clock: The clock, None for the machine's.
         rng: Source of jitter, None for a new one.
         pick: With "sequential", chooses the next of the ready ids; None for generation order.
+        loop: The event loop for coroutines, which runs in another thread; None for one of the run's own.
+        start_method: How processes are started, "forkserver" or "spawn"; None for what fits the platform.
     """
 
     __slots__ = (
-        "clock", "executor", "fail_fast", "inputs", "limits", "max_workers", "observers", "pick", "rng", "timeout",
+        "clock", "executor", "fail_fast", "inputs", "limits", "loop", "max_workers", "observers", "pick", "rng",
+        "start_method", "timeout",
     )  # fmt: skip
 
     def __init__(
@@ -74,7 +81,7 @@ class Settings:
         *,
         inputs: Mapping[str, Any],
         executor: str,
-        max_workers: int,
+        max_workers: Mapping[str, int],
         limits: Mapping[str, int],
         fail_fast: bool,
         timeout: float | None,
@@ -82,6 +89,8 @@ class Settings:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         pick: Callable[[Sequence[int]], int] | None = None,
+        loop: AbstractEventLoop | None = None,
+        start_method: str | None = None,
     ) -> None:
         self.inputs = inputs
         self.executor = executor
@@ -93,6 +102,17 @@ class Settings:
         self.clock = clock
         self.rng = rng
         self.pick = pick
+        self.loop = loop
+        self.start_method = start_method
+
+    def workers_of(self, kind: str) -> int | None:
+        """Return the most workers of *kind* at once, None if nobody said."""
+        return self.max_workers.get(kind)
+
+
+def default_workers() -> int:
+    """Return how many threads a run has if nobody said."""
+    return min(32, (os.cpu_count() or 1) + 4)
 
 
 def check_keywords(where: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +132,7 @@ def check_keywords(where: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
         known = ", ".join(map(repr, EXECUTORS))
         raise OptionError(f"{where}: executor={shown(keywords['executor'])} must be one of {known}.")
     if keywords.get("max_workers") is not None:
-        check_count(where, "max_workers", keywords["max_workers"], 1, _MOST_WORKERS)
+        _check_max_workers(where, keywords["max_workers"])
     if keywords.get("timeout") is not None:
         check_seconds(where, "timeout", keywords["timeout"], above_zero=True)
     for name in ("fail_fast", "raise_on_failure"):
@@ -135,6 +155,17 @@ def check_keywords(where: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
+def _check_max_workers(where: str, most: Any) -> None:
+    if not isinstance(most, Mapping):
+        check_count(where, "max_workers", most, 1, _MOST_WORKERS)
+        return
+    for kind, count in most.items():
+        if kind not in KINDS:
+            known = ", ".join(map(repr, KINDS))
+            raise OptionError(f"{where}: max_workers={shown(most)}: {shown(kind)} must be one of {known}.")
+        check_count(where, f"max_workers[{kind!r}]", count, 1, _MOST_WORKERS)
+
+
 def _as_list(where: str, name: str, value: Any, of_what: str) -> list[Any]:
     if isinstance(value, str):
         raise OptionError(f"{where}: {name}={shown(value)} must be a list. Write {name}=[{shown(value)}].")
@@ -151,12 +182,15 @@ def merge(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def make_settings(keywords: Mapping[str, Any], inputs: Mapping[str, Any]) -> Settings:
+def make_settings(
+    keywords: Mapping[str, Any], inputs: Mapping[str, Any], loop: AbstractEventLoop | None = None
+) -> Settings:
     """Return the settings that *keywords*, checked and merged, ask for."""
+    most = keywords.get("max_workers") or {}
     return Settings(
         inputs=inputs,
         executor=keywords.get("executor", "thread"),
-        max_workers=keywords.get("max_workers") or min(32, (os.cpu_count() or 1) + 4),
+        max_workers=most if isinstance(most, Mapping) else dict.fromkeys(KINDS, most),
         limits=keywords["limits"],
         fail_fast=keywords.get("fail_fast", True),
         timeout=keywords.get("timeout"),
@@ -164,4 +198,6 @@ def make_settings(keywords: Mapping[str, Any], inputs: Mapping[str, Any]) -> Set
         clock=keywords.get("_clock"),
         rng=keywords.get("_rng"),
         pick=keywords.get("_pick"),
+        loop=loop,
+        start_method=keywords.get("_start_method"),
     )

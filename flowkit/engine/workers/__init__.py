@@ -4,8 +4,8 @@ Does not know graphs: an attempt is the id of a task, and what to do with it is 
 
 A pool is given ids by :meth:`Pool.add`, makes their attempts, and tells the run how each ended:
 ``run.succeeded(worker, id, value)`` or ``run.failed(worker, id, error)``. The answer lists the ids that became ready;
-the pool goes on inline with the first of them and shares the rest. The answer None means that nobody waits for this
-worker any more: it ends.
+the pool goes on inline with the first of them and shares the rest. What belongs to another kind of worker is not in
+the answer: the run hands it on. The answer None means that nobody waits for this worker any more: it ends.
 """
 
 from __future__ import annotations
@@ -51,17 +51,44 @@ if TYPE_CHECKING:
         def add(self, ids: Sequence[int]) -> None:
             """Have the attempts of *ids* made soon. Not under the run's lock."""
 
+        def is_starting(self) -> bool:
+            """Return whether an id waits and a worker is free to take it."""
+
         def withdraw(self) -> list[int]:
             """Take back what was added and has not started."""
 
         def working(self) -> list[Worker]:
             """Return the workers that are in an attempt."""
 
-        def replace(self, worker: Worker) -> None:
-            """Stop counting *worker*, whose attempt was abandoned, so that another takes its place."""
+        def abandon(self, worker: Worker) -> int:
+            """Give up the attempt of *worker* so that another may take its place; return how many threads that costs.
 
-        def close(self) -> None:
-            """End every worker that is not in an attempt, and wait for them."""
+            A process is killed and a coroutine cancelled, which costs none. Under the run's lock.
+            """
+
+        def stop(self, is_unwanted: Callable[[int], bool], *, kills: bool) -> None:
+            """Ask the attempts of the ids that *is_unwanted* names to stop; returns at once. Under the run's lock.
+
+            Coroutines are cancelled; processes are told, or killed if *kills*; threads find out by their context.
+            """
+
+        def close(self) -> int:
+            """End every worker, wait for those that end, and return how many threads had to be left behind.
+
+            Not counted are those that were abandoned before.
+            """
+
+
+class _ContextPlace:
+    """Stands in arguments for the TaskContext, which is made where the attempt is."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> str:
+        return "CONTEXT_PLACE"
+
+
+CONTEXT_PLACE = _ContextPlace()
 
 
 class NotStartedError(Exception):
@@ -72,6 +99,7 @@ class Worker:
     """One place where attempts run, one at a time.
 
     Attributes:
+        pool: The pool it belongs to.
         name: Its name, as ``TaskRun.worker`` shows it.
         current: The id of the attempt it is in, -1 between attempts.
         is_abandoned: Whether nobody waits for its attempt any more. Written under the run's lock; a worker whose
@@ -79,10 +107,11 @@ class Worker:
         is_inline: Whether it is the thread that called ``run()``, which cannot be abandoned.
     """
 
-    __slots__ = ("_run", "current", "is_abandoned", "is_inline", "name")
+    __slots__ = ("_run", "current", "is_abandoned", "is_inline", "name", "pool")
 
-    def __init__(self, run: Attempts, name: str, *, is_inline: bool = False) -> None:
+    def __init__(self, run: Attempts, pool: object, name: str, *, is_inline: bool = False) -> None:
         self._run = run
+        self.pool = pool
         self.name = name
         self.current = -1
         self.is_abandoned = False

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Protocol
 
+    from ..loops import PrivateLoop
     from ..scheduler import Scheduler
     from . import Attempts
 
@@ -52,6 +53,7 @@ class InlinePool:
     Args:
         run: Who says what an id means.
         timeouts: The timeout of an id in seconds; judged when the attempt returns.
+        loop: Where coroutines run.
         pick: Chooses which of the ready ids is next, as a position in the list; None for generation order.
     """
 
@@ -59,13 +61,15 @@ class InlinePool:
         self,
         run: InlineAttempts,
         timeouts: Mapping[int, float],
+        loop: PrivateLoop,
         pick: Callable[[Sequence[int]], int] | None = None,
     ) -> None:
         self._run = run
         self._timeouts = timeouts
+        self._loop = loop
         self._pick = pick
         self._ready: list[int] = []
-        self.worker = Worker(run, "main", is_inline=True)
+        self.worker = Worker(run, self, "main", is_inline=True)
 
     def add(self, ids: Sequence[int]) -> None:
         """Note *ids* as ready."""
@@ -91,11 +95,19 @@ class InlinePool:
         """Return False: nobody but the loop itself takes ids."""
         return False
 
-    def replace(self, worker: Worker) -> None:
-        """Do nothing: the calling thread cannot be left behind."""
+    def abandon(self, worker: Worker) -> int:
+        """Do nothing and return 0: the calling thread cannot be left behind."""
+        return 0
 
-    def close(self) -> None:
-        """Do nothing: the calling thread goes its own way."""
+    def stop(self, is_unwanted: Callable[[int], bool], *, kills: bool) -> None:
+        """Cancel the coroutine that runs, if there is one; a plain function finds out by its context."""
+        if self.worker.current >= 0 and is_unwanted(self.worker.current):
+            self._loop.cancel()
+
+    def close(self) -> int:
+        """Close the event loop, if there was one; the calling thread goes its own way."""
+        self._loop.close()
+        return 0
 
     def work(self) -> None:
         """Make all attempts; return when no task can start any more."""

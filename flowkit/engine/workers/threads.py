@@ -39,8 +39,8 @@ class _Thread(Worker):
 
     __slots__ = ("gate", "thread")
 
-    def __init__(self, run: Attempts, name: str, work: Callable[[_Thread], None]) -> None:
-        super().__init__(run, name)
+    def __init__(self, run: Attempts, pool: object, name: str, work: Callable[[_Thread], None]) -> None:
+        super().__init__(run, pool, name)
         self.gate = threading.Lock()
         self.gate.acquire()
         self.thread = threading.Thread(target=work, args=(self,), name=f"flowkit-{name}", daemon=True)
@@ -94,20 +94,25 @@ class ThreadPool:
         """Return whether an id waits and a worker is free to take it."""
         return bool(self._ready and (self._idle or self._missing))
 
-    def replace(self, worker: Worker) -> None:
-        """Stop counting *worker*, whose attempt was abandoned, so that another takes its place."""
+    def abandon(self, worker: Worker) -> int:
+        """Leave the thread of *worker* behind, so that another takes its place; return 1."""
         with self._spawning:
             self._workers.remove(worker)  # type: ignore[arg-type]
             self._missing += 1
+        return 1
 
-    def close(self) -> None:
-        """End every worker that is not in an abandoned attempt, and wait for them."""
+    def stop(self, is_unwanted: Callable[[int], bool], *, kills: bool) -> None:
+        """Do nothing: what runs on a thread asks its context."""
+
+    def close(self) -> int:
+        """End every worker that is not in an abandoned attempt, and wait for them; return 0."""
         self._is_closed = True
         while self._idle:
             self._idle.pop().gate.release()
         for worker in self._workers:
             if not worker.is_abandoned and worker.thread is not threading.current_thread():
                 worker.thread.join()
+        return 0
 
     def _rouse(self) -> None:
         """Wake a sleeping worker, or start one more."""
@@ -125,7 +130,7 @@ class ThreadPool:
             if not self._missing or self._is_closed:
                 return
             self._missing -= 1
-            worker = _Thread(self._run, f"thread-{next(self._numbers)}", self._work)
+            worker = self._make_worker(next(self._numbers))
             self._workers.append(worker)
             self._is_rousing = True
         try:
@@ -137,6 +142,9 @@ class ThreadPool:
                 self._missing = 0  # the machine has no more; go on with those that there are
             if not self._workers:
                 raise FlowkitError(f"cannot start a thread to run tasks on: {error}") from error
+
+    def _make_worker(self, number: int) -> _Thread:
+        return _Thread(self._run, self, f"thread-{number}", self._work)
 
     def _work(self, worker: _Thread) -> None:
         run = self._run

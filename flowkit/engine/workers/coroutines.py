@@ -1,0 +1,237 @@
+"""Run attempts as coroutines on one event loop.
+
+Knows asyncio and the loop: the caller's under ``arun``, else one of its own in a daemon thread. Does not know why an id
+is ready.
+
+Everything that touches an asyncio task happens on the loop; other threads leave ids in ``_ready`` and a call on the
+loop. A coroutine is cancelled only once it has begun: asyncio would throw away one that has not, and its end would
+never be told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+
+from ...exceptions import FlowkitError
+from . import NotStartedError, Worker, context_for
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from contextvars import Context
+    from typing import Any, Protocol
+
+    from . import Attempts
+
+    class AsyncAttempts(Attempts, Protocol):
+        """What a pool of coroutines asks of its run beside the end of an attempt."""
+
+        context: Context
+
+        def start_coroutine(self, worker: Worker, i: int) -> Awaitable[Any]:
+            """Call the coroutine function of *i*, as one attempt on *worker*."""
+
+        def check_value(self, i: int, value: Any) -> None:
+            """Raise TaskResultError if *value* cannot be handed on."""
+
+
+GRACE = 0.25
+"""Seconds that cancelled coroutines get to end before the loop is given up."""
+
+
+class _Coroutine(Worker):
+    """One attempt on the loop.
+
+    Attributes:
+        task: The asyncio task.
+        has_begun: Whether its first step was made, so that a cancel reaches it.
+    """
+
+    __slots__ = ("has_begun", "task")
+
+    def __init__(self, run: Attempts, pool: object, i: int) -> None:
+        super().__init__(run, pool, "loop")
+        self.current = i
+        self.has_begun = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class CoroutinePool:
+    """At most *size* coroutines at once.
+
+    Args:
+        run: Who says what an id means.
+        size: The most attempts at once; None for no limit.
+        loop: A loop that runs in another thread than the one that controls the run; None for one of its own.
+        on_idle: Called when nothing is left to do; None if nobody wants to know.
+    """
+
+    def __init__(
+        self,
+        run: AsyncAttempts,
+        size: int | None,
+        loop: asyncio.AbstractEventLoop | None = None,
+        on_idle: Callable[[], None] | None = None,
+    ) -> None:
+        self._run = run
+        self._free = size if size is not None else 1 << 62
+        self._loop = loop
+        self._on_idle = on_idle
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._end: asyncio.Event | None = None
+        """Set to let a loop of our own end."""
+        self._ready: deque[int] = deque()
+        self._working: dict[_Coroutine, None] = {}
+        """Changed on the loop only."""
+        self._is_called = False
+        """Whether _start_ready is due on the loop already."""
+        self._is_empty = threading.Event()
+        """Set while the pool closes and no coroutine is left."""
+        self._is_closing = False
+
+    # ------------------------------------------------------------ from any thread
+
+    def add(self, ids: Sequence[int]) -> None:
+        """Have the attempts of *ids* made soon."""
+        if not ids:
+            return
+        self._ready.extend(ids)
+        if not self._is_called:
+            self._is_called = True
+            self._running_loop().call_soon_threadsafe(self._start_ready)
+
+    def withdraw(self) -> list[int]:
+        """Take back what was added and has not started."""
+        taken = []
+        while self._ready:
+            try:
+                taken.append(self._ready.popleft())
+            except IndexError:  # the loop was faster
+                break
+        return taken
+
+    def is_starting(self) -> bool:
+        """Return whether an id waits and may start."""
+        return bool(self._ready and self._free)
+
+    def working(self) -> list[Worker]:
+        """Return the coroutines that have not ended."""
+        return list(self._working.copy())
+
+    def abandon(self, worker: Worker) -> int:
+        """Cancel *worker*, whose attempt nobody waits for; return 0."""
+        assert isinstance(worker, _Coroutine)  # noqa: S101 - for the type checker
+        self._running_loop().call_soon_threadsafe(self._give_up, worker)
+        return 0
+
+    def stop(self, is_unwanted: Callable[[int], bool], *, kills: bool) -> None:
+        """Cancel the coroutines of the ids that *is_unwanted* names."""
+        if self._working or self._ready:
+            self._running_loop().call_soon_threadsafe(self._cancel_unwanted, is_unwanted)
+
+    def close(self) -> int:
+        """End a loop of our own, or wait for our coroutines on the caller's; return how many threads do not end."""
+        loop = self._loop
+        if loop is None:
+            return 0
+        if self._end is not None and self._thread is not None:
+            loop.call_soon_threadsafe(self._end.set)
+            self._thread.join(2 * GRACE)
+            return int(self._thread.is_alive())
+        self._is_closing = True
+        loop.call_soon_threadsafe(self._tell_if_empty)
+        self._is_empty.wait(GRACE)
+        return 0
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        with self._starting:
+            if self._loop is None:
+                is_running = threading.Event()
+                self._thread = threading.Thread(
+                    target=self._run_loop, args=(is_running,), name="flowkit-loop", daemon=True
+                )
+                try:
+                    self._thread.start()
+                except RuntimeError as error:
+                    raise FlowkitError(f"cannot start a thread for the event loop: {error}") from error
+                is_running.wait()
+            assert self._loop is not None  # noqa: S101 - for the type checker: set before is_running
+            return self._loop
+
+    def _run_loop(self, is_running: threading.Event) -> None:
+        """Run a loop of our own, until :meth:`close`."""
+
+        async def serve() -> None:
+            self._end = asyncio.Event()
+            self._loop = asyncio.get_running_loop()
+            is_running.set()
+            await self._end.wait()
+
+        with asyncio.Runner() as runner:  # at its end it cancels what is left
+            runner.run(serve())
+
+    # ------------------------------------------------------------ on the loop
+
+    def _start_ready(self) -> None:
+        self._is_called = False
+        ready, working, run, loop = self._ready, self._working, self._run, self._loop
+        assert loop is not None  # noqa: S101 - for the type checker: we are on it
+        while ready and self._free:
+            try:
+                i = ready.popleft()
+            except IndexError:  # taken back
+                break
+            self._free -= 1
+            worker = _Coroutine(run, self, i)
+            working[worker] = None
+            worker.task = loop.create_task(self._work(worker, i), context=context_for(worker, run.context))
+        if not working and self._on_idle is not None:
+            self._on_idle()
+
+    async def _work(self, worker: _Coroutine, i: int) -> None:
+        run = self._run
+        worker.has_begun = True
+        run.record.workers[i] = worker.name
+        run.record.started[i] = run.now()
+        try:
+            if worker.is_abandoned or (run.is_stopped and not run.admits(i)):
+                raise NotStartedError
+            value = await run.start_coroutine(worker, i)
+            run.check_value(i, value)
+        except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
+            ready = run.failed(worker, i, error)
+        else:
+            ready = run.succeeded(worker, i, value)
+        worker.current = -1
+        self._discard(worker)
+        if ready:
+            self._ready.extend(ready)
+        self._start_ready()
+
+    def _discard(self, worker: _Coroutine) -> None:
+        if worker in self._working:
+            del self._working[worker]
+            self._free += 1
+            self._tell_if_empty()
+
+    def _give_up(self, worker: _Coroutine) -> None:
+        self._discard(worker)
+        _cancel(worker)
+        self._start_ready()
+
+    def _cancel_unwanted(self, is_unwanted: Callable[[int], bool]) -> None:
+        for worker in self._working:
+            if is_unwanted(worker.current):
+                _cancel(worker)
+
+    def _tell_if_empty(self) -> None:
+        if self._is_closing and not self._working:
+            self._is_empty.set()
+
+
+def _cancel(worker: _Coroutine) -> None:
+    if worker.has_begun and worker.task is not None:
+        worker.task.cancel()

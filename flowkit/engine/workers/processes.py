@@ -1,0 +1,601 @@
+"""Run attempts in processes that can be killed.
+
+Knows processes, pipes and how they end. Does not know why an id is ready.
+
+Each worker is a thread here that owns one process and one pipe: it sends a call, waits for the answer, and tells the
+run; everything else it has from :class:`~.threads.ThreadPool`. A process that dies fails only what it was doing, and is
+replaced when there is work again. Nothing is shared between processes, so nothing is left locked by one that dies.
+
+::
+
+    worker thread                               process (child.py)
+    ─────────────                               ──────────────────
+    calls ────────────── connection ──────────► make them
+          ◄─────────────────────────────────── answers
+    "stop id" ────────────── side ────────────► listen: what is not wanted any more; the parent's end
+          ◄─────────────────────────────────── one byte for each call of a batch that starts
+
+Small tasks travel in batches, as many as were measured to take about a millisecond together; never tasks with a
+condition, a timeout, retries or a limit.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import multiprocessing
+import multiprocessing.connection
+import os
+import select
+import sys
+import threading
+
+from ...exceptions import (
+    FlowkitError,
+    NotPicklableError,
+    RemoteError,
+    RunCancelledError,
+    Skip,
+    TaskResultError,
+    WorkerDiedError,
+    describe,
+)
+from ...hooks import log_broken_hook, quiet_logger
+from .. import forks
+from ..condition import WhenFalse
+from . import NotStartedError, Worker, child, wire
+from .shipping import Spec, decode, encode_arguments, encode_spec
+from .threads import ThreadPool, _Thread
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+    from typing import Any, Protocol
+
+    from ...task import Task
+    from . import Attempts
+    from .wire import Part
+
+    class RemoteAttempts(Attempts, Protocol):
+        """What a pool of processes asks of its run beside the end of an attempt."""
+
+        run_id: str
+
+        def task_of(self, i: int) -> Task[..., Any]:
+            """Return the task of *i*."""
+
+        def is_batchable(self, i: int) -> bool:
+            """Return whether an attempt of *i* takes nothing but results by position, and nothing watches its time."""
+
+        def arguments_for(self, worker: Worker, i: int) -> tuple[tuple[Any, ...], bool]:
+            """Return what an attempt of *i* takes, and whether its condition is asked first.
+
+            Without a condition the attempt counts as started.
+            """
+
+        def start_attempt(self, worker: Worker, i: int) -> None:
+            """Note that an attempt of *i* starts."""
+
+        def failed(
+            self, worker: Worker, i: int, error: BaseException, *, may_retry: bool | None = None
+        ) -> list[int] | None:
+            """Take what came out of *i* instead of a value."""
+
+        def add_cleanup(self, handler: Callable[[], object]) -> None:
+            """Have *handler* run if the run does not end well."""
+
+
+MOST_DEATHS = 3
+"""A task that has killed this many workers is given up."""
+_ENDING = 2.0
+"""Seconds that a process gets to end by itself when it is not needed any more."""
+_BATCH_SECONDS = 0.001
+_LARGEST_BATCH = 64
+_UNGUARDED = 77
+"""Exit code of a worker whose script would start workers again."""
+
+_starting = threading.Lock()
+"""Starting and reaping one process at a time: multiprocessing's own list of children is not safe for threads."""
+_live: set[BaseProcess] = set()
+
+
+@atexit.register
+def _kill_all() -> None:
+    """Let no worker of a run in the background keep the interpreter from ending: multiprocessing waits for them."""
+    for process in list(_live):
+        process.kill()
+
+
+class _Process(_Thread):
+    """A worker thread and its process.
+
+    Attributes:
+        process: The process; None until there is work, and after a death.
+        connection: Where calls go and answers come from.
+        side: Where ids go whose attempts are to stop.
+        known: Numbers of the specs that the process has.
+        is_killed: Whether we have killed the process.
+    """
+
+    __slots__ = ("connection", "is_killed", "known", "poll", "process", "side")
+
+    def __init__(self, run: Attempts, pool: object, name: str, work: Callable[[Any], None]) -> None:
+        super().__init__(run, pool, name, work)
+        self.process: BaseProcess | None = None
+        self.connection: Any = None
+        self.side: Any = None
+        self.known: set[int] = set()
+        self.is_killed = False
+        self.poll: Callable[[], object] = _nothing
+
+    def kill(self) -> None:
+        """Kill the process, if there is one."""
+        self.is_killed = True
+        process = self.process
+        if process is not None:
+            try:
+                process.kill()
+            except ValueError:  # it has ended, and was reaped in this moment
+                return
+
+    def ask_to_stop(self, i: int) -> None:
+        """Let the attempt of *i* know that nobody waits for it."""
+        try:
+            self.side.send_bytes(i.to_bytes(8, "little"))
+        except (OSError, AttributeError):  # it has ended, or not begun
+            return
+
+
+class ProcessPool(ThreadPool):
+    """At most *size* processes, each with one attempt at a time.
+
+    Args:
+        run: Who says what an id means.
+        size: The most processes at once.
+        on_idle: Called when a worker runs out of work; None if nobody wants to know.
+        start_method: "forkserver" or "spawn"; None for the better one of the two that this platform has.
+    """
+
+    _run: RemoteAttempts
+
+    def __init__(
+        self,
+        run: RemoteAttempts,
+        size: int,
+        on_idle: Callable[[], None] | None = None,
+        start_method: str | None = None,
+    ) -> None:
+        super().__init__(run, size, on_idle)
+        if start_method is None:
+            known = multiprocessing.get_all_start_methods()
+            start_method = "forkserver" if "forkserver" in known else "spawn"
+        self._multiprocessing: Any = multiprocessing.get_context(start_method)
+        self._specs: dict[Any, tuple[int, list[Part]]] = {}
+        self._spec_numbers = itertools.count()
+        self._seconds: dict[Any, float] = {}
+        """How long each function takes, a moving average."""
+        self._deaths: dict[int, int] = {}
+        """How many workers each id has killed."""
+        self._leaving: list[_Thread] = []
+        """Workers whose process was killed for its timeout."""
+        self._is_killing = False
+        self._startup_error: FlowkitError | None = None
+        """Why no process can be started."""
+        forks.watch(self)
+
+    # ------------------------------------------------------------ what a run asks
+
+    def abandon(self, worker: Worker) -> int:
+        """Kill the process of *worker*, so that another takes its place; return 0."""
+        super().abandon(worker)
+        assert isinstance(worker, _Process)  # noqa: S101 - for the type checker
+        self._leaving.append(worker)
+        worker.kill()
+        return 0
+
+    def stop(self, is_unwanted: Callable[[int], bool], *, kills: bool) -> None:
+        """Kill the processes, or tell them which attempt is not waited for."""
+        self._is_killing = self._is_killing or kills
+        for worker in self._workers.copy():
+            i = worker.current
+            if i >= 0 and is_unwanted(i):
+                assert isinstance(worker, _Process)  # noqa: S101 - for the type checker
+                if kills:
+                    worker.kill()
+                else:
+                    worker.ask_to_stop(i)
+
+    def close(self) -> int:
+        """End every process and wait for them; return 0."""
+        super().close()
+        for worker in self._leaving:
+            worker.thread.join()
+        return 0
+
+    def close_in_child(self) -> None:
+        """Let go of the pipes in a process that was forked off: workers are to notice the end of the parent."""
+        for worker in self._workers:
+            assert isinstance(worker, _Process)  # noqa: S101 - for the type checker
+            for end in (worker.connection, worker.side):
+                if end is not None:
+                    end.close()
+
+    # ------------------------------------------------------------ the thread of a worker
+
+    def _make_worker(self, number: int) -> _Thread:
+        return _Process(self._run, self, f"process-{number}", self._work)
+
+    def _work(self, worker: Any) -> None:
+        shared = self._ready
+        self._is_rousing = False
+        try:
+            i = self._next(worker)
+            while i is not None:
+                if shared and not self._is_rousing and (self._idle or self._missing):
+                    self._rouse()
+                ready = self._attempt(worker, self._batch(i))
+                if ready is None:
+                    return
+                if ready and not shared:
+                    i = ready[0]
+                    self._ready.extend(ready[1:])
+                else:
+                    shared.extend(ready)
+                    i = self._next(worker)
+        finally:
+            self._end_process(worker)
+
+    def _batch(self, i: int) -> list[int]:
+        """Return *i*, and what of the queue can travel with it."""
+        ids = [i]
+        left = _BATCH_SECONDS - self._usual_seconds(i)
+        if left <= 0 or not self._ready:
+            return ids
+        most = min(_LARGEST_BATCH, len(self._ready) // max(1, len(self._workers)))
+        while len(ids) < most:
+            try:
+                j = self._ready.popleft()
+            except IndexError:  # other workers were faster
+                break
+            left -= self._usual_seconds(j)
+            if left <= 0:
+                self._ready.appendleft(j)
+                break
+            ids.append(j)
+        return ids
+
+    def _usual_seconds(self, i: int) -> float:
+        """Return how long *i* is likely to take, in seconds; a batch has no room for what is not known."""
+        if not self._run.is_batchable(i):
+            return _BATCH_SECONDS
+        return self._seconds.get(self._run.task_of(i).func, _BATCH_SECONDS)
+
+    def _attempt(self, worker: _Process, ids: Sequence[int]) -> list[int] | None:
+        """Make attempts of *ids*; return what became ready, None if nobody waits for *worker* any more."""
+        run, record = self._run, self._run.record
+        calls: list[tuple[Any, ...]] = []
+        parts: list[Part] = []
+        ready: list[int] = []
+        for i in ids:
+            worker.current = i
+            try:
+                if run.is_stopped and not run.admits(i):
+                    raise NotStartedError
+                self._start_process(worker, i)
+                record.workers[i] = worker.name
+                record.started[i] = run.now()
+                self._add_call(worker, i, calls, parts)
+            except BaseException as error:  # noqa: BLE001 - whatever is wrong with a task is its outcome
+                became_ready = run.failed(worker, i, error)
+                if became_ready is None:
+                    return None
+                ready += became_ready
+        if not calls:
+            return ready
+        waiting = [call[0] for call in calls]
+        worker.current = waiting[0]
+        try:
+            wire.send(worker.connection, calls, parts)
+            while waiting:
+                answers, parts = wire.receive(worker.connection, worker.poll)
+                first = 0
+                for answer in answers:
+                    size = answer[-1] if answer[0] in _WITH_PARTS else 0
+                    became_ready = self._take(worker, answer, parts[first : first + size], waiting, len(calls) > 1)
+                    if became_ready is None:
+                        return None
+                    first += size
+                    ready += became_ready
+                worker.current = waiting[0] if waiting else -1
+        except (EOFError, OSError):
+            became_ready = self._take_death(worker, waiting, [call[0] for call in calls])
+            return None if became_ready is None else ready + became_ready
+        if len(calls) > 1:
+            for _ in calls:
+                worker.side.recv_bytes()
+        return ready
+
+    def _add_call(self, worker: _Process, i: int, calls: list[tuple[Any, ...]], parts: list[Part]) -> None:
+        run = self._run
+        name = run.record.names[i]
+        number, spec_parts = self._spec_of(i)
+        arguments, asks = run.arguments_for(worker, i)
+        packed = encode_arguments(name, arguments)
+        if number in worker.known:
+            spec_parts = []
+        else:
+            worker.known.add(number)
+        attempt = run.record.attempts_of(i) or 1
+        calls.append((i, name, attempt, number, len(spec_parts), len(packed), asks))
+        parts += spec_parts
+        parts += packed
+
+    def _spec_of(self, i: int) -> tuple[int, list[Part]]:
+        task = self._run.task_of(i)
+        spec = Spec.of(task)
+        known = self._specs.get(spec.key)
+        if known is None:
+            known = self._specs[spec.key] = next(self._spec_numbers), encode_spec(task.name, spec)
+        return known
+
+    def _take(
+        self, worker: _Process, answer: tuple[Any, ...], parts: Sequence[Part], waiting: list[int], is_batch: bool
+    ) -> list[int] | None:
+        """Tell the run of one answer; return what became ready."""
+        run = self._run
+        kind = answer[0]
+        if kind == "value":
+            _, i, seconds, _ = answer
+            waiting.remove(i)
+            if is_batch:
+                run.record.started[i] = run.now() - seconds
+            self._learn(i, seconds)
+            try:
+                value = decode(parts)
+            except BaseException as error:  # noqa: BLE001 - objects raise anything when they are unpickled
+                name = run.record.names[i]
+                problem = f"task {name!r} returned a value that cannot be unpickled here: {describe(error)}."
+                return run.failed(worker, i, TaskResultError(name, problem))
+            return run.succeeded(worker, i, value)
+        if kind == "holds":
+            try:
+                run.start_attempt(worker, answer[1])
+            except NotStartedError:  # the run was stopped meanwhile, and has told the process so
+                return []
+            return []
+        if kind == "cleanup":
+            run.add_cleanup(decode(parts))
+            return []
+        if kind == "log":
+            _log(parts)
+            return []
+        i = answer[1]
+        waiting.remove(i)
+        name = run.record.names[i]
+        if kind == "skip":
+            return run.failed(worker, i, (WhenFalse if answer[3] else Skip)(answer[2]))
+        if kind == "refused":
+            worker.known.clear()  # it may not have got as far as keeping the spec
+            problem = (
+                f"task {name!r}: its function or arguments cannot be used in a process: {answer[2]}. "
+                f"They must be importable there, from a module or a script with `if __name__ == '__main__':`; "
+                f"or use executor='thread'."
+            )
+            return run.failed(worker, i, NotPicklableError(name, problem))
+        if kind == "unsent":
+            problem = f"task {name!r} returned what cannot be sent back from a process: {answer[2]}. Return plain data."
+            return run.failed(worker, i, TaskResultError(name, problem))
+        _, _, type_name, text, trace, may_retry, _ = answer
+        raised = _unpack_error(parts) or RemoteError(name, type_name, text, trace)
+        try:
+            raised.add_note(f"In the worker process:\n{trace}")
+        except Exception as refused:  # noqa: BLE001 - an exception may refuse to be changed
+            del refused
+        return run.failed(worker, i, raised, may_retry=may_retry)
+
+    def _learn(self, i: int, seconds: float) -> None:
+        func = self._run.task_of(i).func
+        known = self._seconds.get(func)
+        self._seconds[func] = seconds if known is None else known + (seconds - known) / 4
+
+    # ------------------------------------------------------------ processes
+
+    def _start_process(self, worker: _Process, i: int) -> None:
+        """Start the process of *worker*, if it has none, and wait until it can take calls."""
+        if worker.process is not None:
+            return
+        if self._startup_error is not None:
+            raise self._startup_error
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            _refuse_to_start_in_startup()
+        name = self._run.record.names[i]
+        ours, theirs = self._multiprocessing.Pipe()
+        our_side, their_side = self._multiprocessing.Pipe()
+        process = self._multiprocessing.Process(
+            target=child.main,
+            args=(theirs, their_side, self._run.run_id, quiet_logger().getEffectiveLevel()),
+            name=f"flowkit-{worker.name}",
+        )
+        process.daemon = False  # a daemon may not start processes of its own
+        worker.connection, worker.side = ours, our_side
+        try:
+            with _starting:
+                process.start()
+                _live.add(process)
+        except Exception as error:
+            raise FlowkitError(f"cannot start a worker process: {describe(error)}") from error
+        finally:
+            theirs.close()
+            their_side.close()
+        worker.process = process
+        worker.known.clear()
+        worker.poll = _poll_for(ours, process)
+        worker.is_killed = False
+        if self._is_killing or worker.is_abandoned:
+            worker.kill()
+        try:
+            wire.receive(ours, worker.poll)
+        except (EOFError, OSError):
+            was_killed = worker.is_killed
+            exitcode = self._end_process(worker)
+            if was_killed:
+                raise NotStartedError from None
+            self._startup_error = _startup_error(name, exitcode)
+            raise self._startup_error from None
+
+    def _take_death(self, worker: _Process, waiting: list[int], calls: list[int]) -> list[int] | None:
+        """Find out which of *calls* killed the process of *worker*, and have the others of *waiting* made again."""
+        run = self._run
+        begun = _count_messages(worker.side) if len(calls) > 1 else 1
+        culprit = calls[begun - 1] if begun else -1
+        if culprit not in waiting:
+            culprit = waiting[0] if len(waiting) == 1 else -1
+        assert worker.process is not None  # noqa: S101 - for the type checker: it has died just now
+        pid = worker.process.pid or 0
+        was_killed = worker.is_killed
+        exitcode = self._end_process(worker)
+        ready: list[int] = []
+        for i in waiting:
+            worker.current = i
+            name = run.record.names[i]
+            error: BaseException
+            may_retry = None
+            if was_killed:
+                error = RunCancelledError(name, "its worker process was killed")
+            elif i != culprit:
+                ready.append(i)
+                continue
+            else:
+                error = WorkerDiedError(name, pid, exitcode)
+                self._deaths[i] = self._deaths.get(i, 0) + 1
+                if self._deaths[i] >= MOST_DEATHS:
+                    may_retry = False
+                    error.add_note(f"It has killed {MOST_DEATHS} workers and is not tried again.")
+            became_ready = run.failed(worker, i, error, may_retry=may_retry)
+            if became_ready is None:
+                return None
+            ready += became_ready
+        return ready
+
+    def _end_process(self, worker: _Process) -> int:
+        """End the process of *worker* and return its exit code; killed if it does not end by itself."""
+        process = worker.process
+        for end in (worker.connection, worker.side):
+            if end is not None:
+                end.close()
+        worker.process = worker.connection = worker.side = None
+        if process is None:
+            return 0
+        if not multiprocessing.connection.wait([process.sentinel], 0 if worker.is_killed else _ENDING):
+            process.kill()
+            multiprocessing.connection.wait([process.sentinel])
+        with _starting:
+            process.join()
+            _live.discard(process)
+            exitcode = process.exitcode
+            process.close()
+        return exitcode if exitcode is not None else -1
+
+
+_WITH_PARTS = frozenset({"value", "error", "cleanup", "log"})
+"""Kinds of answers whose last item is how many parts they have."""
+
+
+def default_processes() -> int:
+    """Return how many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _nothing() -> None: ...
+
+
+def _poll_for(connection: Connection, process: BaseProcess) -> Callable[[], object]:
+    """Return a function that waits for a message, and raises EOFError if the process has ended without one.
+
+    The end of the process alone is not enough: a program that it has started may hold its end of the pipe.
+    """
+    sentinel = process.sentinel
+    if not hasattr(select, "poll"):
+
+        def wait() -> None:
+            if connection not in multiprocessing.connection.wait([connection, sentinel]):
+                raise EOFError
+
+        return wait
+    poller = select.poll()
+    number = connection.fileno()
+    poller.register(number, select.POLLIN | select.POLLHUP)
+    poller.register(sentinel, select.POLLIN | select.POLLHUP)
+    poll = poller.poll
+
+    def wait_by_poll() -> None:
+        for found, _ in poll():
+            if found == number:
+                return
+        raise EOFError
+
+    return wait_by_poll
+
+
+def _count_messages(side: Connection) -> int:
+    count = 0
+    try:
+        while side.poll(0):
+            side.recv_bytes()
+            count += 1
+    except (EOFError, OSError):
+        return count
+    return count
+
+
+def _refuse_to_start_in_startup() -> None:
+    """Leave a process that is importing its script, and got to a run of processes in it."""
+    if multiprocessing.current_process().name.startswith("flowkit-process-"):
+        os._exit(_UNGUARDED)
+    raise FlowkitError(
+        "a run on processes was started while this process imports its script. "
+        "Put it below `if __name__ == '__main__':`."
+    )
+
+
+def _startup_error(name: str, exitcode: int) -> FlowkitError:
+    script = getattr(sys.modules["__main__"], "__file__", "the script")
+    if exitcode == _UNGUARDED:
+        return NotPicklableError(
+            name,
+            f"task {name!r} cannot run in a process: worker processes import {script} to find its functions, and it "
+            f"starts the run again. Put what starts it below `if __name__ == '__main__':`.",
+        )
+    return NotPicklableError(
+        name,
+        f"task {name!r} cannot run in a process: a worker process ended with exit code {exitcode} while it imported "
+        f"{script}; its own traceback stands above. Mend that, or use executor='thread'.",
+    )
+
+
+def _unpack_error(parts: Sequence[Part]) -> BaseException | None:
+    """Return the exception in *parts* with its cause, None if there is none or it cannot be unpickled here."""
+    if not parts:
+        return None
+    try:
+        error, cause = decode(parts)
+        if cause is not None:
+            error.__cause__ = cause
+    except BaseException:  # noqa: BLE001 - objects raise anything; what stands for it says all that is known
+        return None
+    return error if isinstance(error, BaseException) else None
+
+
+def _log(parts: Sequence[Part]) -> None:
+    """Handle a log record of a process as if it had been made here."""
+    import logging  # noqa: PLC0415 - it was imported there
+
+    try:
+        record = decode(parts)
+        logging.getLogger(record.name).handle(record)
+    except Exception:  # noqa: BLE001 - logging must not fail a task
+        log_broken_hook("a log record of a worker process", "It is dropped.")

@@ -1,0 +1,236 @@
+"""Turn functions and values into bytes for another process, and back.
+
+Knows pickle, and how a task is found again in a process that imports its module. Does not know processes.
+
+Functions travel by reference. The global name of a function under ``@task`` stands for the task, so pickle, which looks
+the function up by name, would refuse it; here the name of the task is sent, and the other side takes its function. What
+has no global name (lambdas, functions in functions) needs cloudpickle, which is used if it is installed.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from importlib import import_module
+from io import BytesIO
+from types import FunctionType
+
+from ...exceptions import NotPicklableError, describe, shown
+from ...task import find_task, is_main_importable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
+
+    from ...task import Task
+    from ..program import Program
+    from .wire import Part
+
+_PROTOCOL = 5
+_SMALL_BUFFER = 4_096
+"""Buffers below this many bytes are copied into the pickle rather than sent as a part of their own."""
+_WAYS_OUT = "Move it to module level, install flowkit[process], or use executor='thread'."
+
+
+class Spec:
+    """What a process needs to know of a task once: its function, its condition, and what it retries on.
+
+    Attributes:
+        func: The function.
+        when: Its condition, None if there is none.
+        retry_on: Which errors may be followed by another attempt.
+    """
+
+    __slots__ = ("func", "retry_on", "when")
+
+    @classmethod
+    def of(cls, task: Task[..., Any]) -> Spec:
+        """Return what a process needs to know of *task*."""
+        return cls(task.func, task.options.when, task.options.retry.retry_on)
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """The same for tasks that need only be sent once, as long as they are alive."""
+        return id(self.func), id(self.when), id(self.retry_on)
+
+    def __init__(self, func: Callable[..., Any], when: Callable[..., object] | None, retry_on: Any) -> None:
+        self.func = func
+        self.when = when
+        self.retry_on = retry_on
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What the options of the task that stands for the function say need not be picklable itself.
+        base = find_task(self.func)
+        if base is None:
+            return Spec, (self.func, self.when, self.retry_on)
+        like = Spec.of(base)
+        own = {name: getattr(self, name) for name in Spec.__slots__}
+        return _spec_like, (base, {name: value for name, value in own.items() if value is not getattr(like, name)})
+
+
+def _spec_like(base: Task[..., Any], changed: Mapping[str, Any]) -> Spec:
+    spec = Spec.of(base)
+    for name, value in changed.items():
+        setattr(spec, name, value)
+    return spec
+
+
+def encode(value: object) -> list[Part]:
+    """Return *value* as a pickle and the buffers that stand outside of it.
+
+    Raises:
+        Exception: Whatever pickle or the value raises if it cannot be pickled.
+    """
+    if not is_main_importable() and _cloudpickle() is not None:
+        return _dump(value, _cloud_pickler())
+    try:
+        return _dump(value, pickle.Pickler)
+    except Exception as refused:  # noqa: BLE001 - pickle and objects raise anything
+        first = refused
+    for pickler in (_ByReference, _cloud_pickler()):
+        try:
+            if pickler is not None:
+                return _dump(value, pickler)
+        except Exception as refused:  # noqa: BLE001 - the first refusal is the one that says what is wrong
+            del refused
+    raise first
+
+
+def decode(parts: Sequence[Part]) -> Any:
+    """Return what :func:`encode` was given."""
+    return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301 - from our own process
+
+
+def encode_spec(name: str, spec: Spec) -> list[Part]:
+    """Return *spec*, of task *name*, as bytes.
+
+    Raises:
+        NotPicklableError: It cannot be sent.
+    """
+    if not is_main_importable() and _cloudpickle() is None:
+        for what, value in (("function", spec.func), ("condition (when)", spec.when)):
+            if getattr(value, "__module__", None) == "__main__":
+                raise NotPicklableError(
+                    name,
+                    f"task {name!r}: its {what} {shown(value)} is defined where no other process can import it "
+                    f"(an interactive session, a notebook or -c). Move it to a module, install flowkit[process], "
+                    f"or use executor='thread'.",
+                )
+    try:
+        return encode(spec)
+    except BaseException as error:
+        for what, value in (("function", spec.func), ("condition (when)", spec.when), ("retry_on", spec.retry_on)):
+            try:
+                encode(value)
+            except BaseException as refused:
+                raise NotPicklableError(
+                    name,
+                    f"task {name!r}: its {what} {shown(value)} cannot be sent to a process: {describe(refused)}. "
+                    f"{_WAYS_OUT}",
+                ) from refused
+        raise NotPicklableError(
+            name, f"task {name!r} cannot be sent to a process: {describe(error)}. {_WAYS_OUT}"
+        ) from error
+
+
+def check_can_be_sent(program: Program, ids: Iterable[int], inputs: Mapping[str, Any]) -> None:
+    """Raise NotPicklableError if the function of one of *ids*, or an input that it takes, cannot be sent."""
+    checked: set[Any] = set()
+    for i in ids:
+        task = program.tasks[i]
+        spec = Spec.of(task)
+        if spec.key not in checked:
+            checked.add(spec.key)
+            encode_spec(task.name, spec)
+        binding = program.bindings.get(i)
+        taken = binding.inputs - checked if binding is not None else ()
+        for name in taken:
+            checked.add(name)
+            if name in inputs:
+                encode_arguments(task.name, [{name: inputs[name]}])
+
+
+def encode_arguments(name: str, arguments: Sequence[Any]) -> list[Part]:
+    """Return *arguments* of task *name*, some sequences and mappings of values, as bytes.
+
+    Raises:
+        NotPicklableError: One of them cannot be sent.
+    """
+    try:
+        return encode(arguments)
+    except BaseException as error:
+        for group in arguments:
+            named = group.items() if isinstance(group, dict) else enumerate(group or (), 1)
+            for key, value in named:
+                try:
+                    encode(value)
+                except BaseException as refused:
+                    raise NotPicklableError(
+                        name,
+                        f"task {name!r}: its argument {key!r}, {shown(value)} of type {type(value).__name__}, cannot "
+                        f"be sent to a process: {describe(refused)}. Pass plain data, or use executor='thread'.",
+                    ) from refused
+        raise NotPicklableError(
+            name, f"task {name!r}: its arguments cannot be sent to a process: {describe(error)}."
+        ) from error
+
+
+def _dump(value: object, pickler: Any) -> list[Part]:
+    stream = BytesIO()
+    buffers: list[Part] = []
+
+    def take_out(buffer: pickle.PickleBuffer) -> bool:
+        """Keep *buffer* out of the pickle; return True to have it copied in."""
+        try:
+            block = buffer.raw()
+        except BufferError:  # not contiguous
+            return True
+        if len(block) < _SMALL_BUFFER:
+            return True
+        buffers.append(block)
+        return False
+
+    pickler(stream, _PROTOCOL, buffer_callback=take_out).dump(value)
+    return [stream.getbuffer(), *buffers]
+
+
+def _reference(value: object) -> Any:
+    """Return how to find the function *value* again, NotImplemented if it is none that a task stands for."""
+    if type(value) is not FunctionType:
+        return NotImplemented
+    task = find_task(value)
+    return NotImplemented if task is None else (_func_of, (task,))
+
+
+def _func_of(task: Task[..., Any]) -> Any:
+    return task.func
+
+
+class _ByReference(pickle.Pickler):
+    def reducer_override(self, value: object) -> Any:
+        return _reference(value)
+
+
+@functools.cache
+def _cloudpickle() -> Any:
+    try:
+        cloudpickle = import_module("cloudpickle")  # an extra
+    except ImportError:
+        return None
+    return cloudpickle
+
+
+@functools.cache
+def _cloud_pickler() -> Any:
+    """Return cloudpickle's pickler, with tasks by reference; None if it is not installed."""
+    cloudpickle = _cloudpickle()
+    if cloudpickle is None:
+        return None
+
+    class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined]
+        def reducer_override(self, value: object) -> Any:
+            reference = _reference(value)
+            return super().reducer_override(value) if reference is NotImplemented else reference
+
+    return CloudPickler
