@@ -13,7 +13,7 @@ from importlib import import_module
 from . import registry, wiring
 from .engine.handle import RunHandle
 from .engine.program import compile_program, freeze_tasks, raise_problems
-from .engine.settings import check_keywords, make_settings, merge
+from .engine.settings import check_keywords, kind_of, make_settings, merge
 from .engine.signature import read_signature
 from .exceptions import DefinitionError, FlowkitError, OptionError, TaskNotFoundError, close_matches, listing, shown
 from .render import report
@@ -275,7 +275,7 @@ class DAG:
         program = self._program(values, merged.get("targets"))
         settings = make_settings(merged, values, loop)
         _check_limits(where, program, settings.limits)
-        _check_processes(program, settings.executor, values)
+        _check_processes(program, settings.kind, values)
         if program.has_callbacks:
             settings.observers = [Callbacks(program.tasks), *settings.observers]
         return Run(program, settings, copy_context()), merged.get("raise_on_failure", True)
@@ -298,7 +298,7 @@ class DAG:
         where = self._where("validate")
         values = {**self._inputs, **_check_inputs(where, inputs)}
         program = self._program(values, None)
-        _check_processes(program, self._defaults.get("executor", "thread"), values)
+        _check_processes(program, kind_of(self._defaults.get("executor", "thread")), values)
         known = merge(self._defaults, {"limits": limits})["limits"]
         if known:
             _check_limits(where, program, known)

@@ -24,7 +24,8 @@ LAYERS = (
     "engine.program engine.scheduler engine.attempt engine.loops engine.forks",
     # where and how attempts run; watching for people
     "engine.workers engine.workers.inline engine.workers.threads engine.workers.coroutines "
-    "engine.workers.processes engine.workers.child engine.workers.shipping engine.workers.wire engine.workers.foreign "
+    "engine.workers.processes engine.workers.child engine.workers.shipping engine.workers.wire engine.workers.remote "
+    "engine.workers.foreign "
     "engine.limits engine.settings engine.interrupt engine.announcer engine.cleanup logging progress",
     # one run, put together
     "engine.runner engine.callbacks engine.handle",

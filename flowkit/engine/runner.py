@@ -117,7 +117,7 @@ class Run:
         self._inline: InlinePool | None = None
         self._walks = False
         """Whether ids are taken in order, so that nothing has to be counted."""
-        kinds = program.kinds(settings.executor)
+        kinds = program.kinds(settings.kind)
         self._kinds = None if isinstance(kinds, str) else kinds
         """The kind of worker of each id, None if there is only one kind."""
         if settings.executor == "sequential":
@@ -143,6 +143,10 @@ class Run:
             from .workers.coroutines import CoroutinePool  # noqa: PLC0415 - imports asyncio, which costs 29 ms
 
             return CoroutinePool(self, size, settings.loop, on_idle)
+        if kind == "foreign":
+            from .workers.foreign import ForeignPool  # noqa: PLC0415 - few runs have one
+
+            return ForeignPool(self, settings.executor, size, on_idle)
         if kind == "process":
             from .workers.processes import ProcessPool, default_processes  # noqa: PLC0415 - imports multiprocessing
 
@@ -305,10 +309,16 @@ class Run:
             args, kwargs = self._arguments.of_function(i, _no_context)
         return self.program.funcs[i](*args, **kwargs)  # type: ignore[no-any-return]
 
-    def arguments_for(self, worker: Worker, i: int) -> tuple[tuple[Any, ...], bool]:
-        """Return what an attempt of *i* in a process takes, and whether its condition is asked first.
+    def arguments_for(
+        self, worker: Worker, i: int, *, is_condition_known: bool = False
+    ) -> tuple[tuple[Any, ...], bool]:
+        """Return what an attempt of *i* in a process takes, and whether its condition is to be asked first.
 
         That is the arguments of the function and of the condition, and the upstream runs if it takes the context.
+        Without a condition the attempt counts as started.
+
+        Args:
+            is_condition_known: Whether the condition was asked, and holds.
         """
         arguments = self._arguments
         if self._arity[i] != SPECIAL:
@@ -320,7 +330,8 @@ class Run:
             return CONTEXT_PLACE
 
         binding = self.program.bindings.get(i)
-        asks = binding is not None and binding.when is not None and i not in self.record.attempts
+        has_condition = binding is not None and binding.when is not None
+        asks = has_condition and not is_condition_known and i not in self.record.attempts
         condition: tuple[Any, Any] = (), {}
         if asks:
             self._check_may_start(i)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import random
     from asyncio import AbstractEventLoop
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
     from typing import Any, TypedDict
 
     from ..events import Observer
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     class RunKeywords(TypedDict, total=False):
         """The arguments of ``run()`` by keyword, for ``Unpack``."""
 
-        executor: str
+        executor: str | Executor
         max_workers: int | Mapping[str, int] | None
         targets: Iterable[Any] | None
         limits: Mapping[str, int] | None
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 
 EXECUTORS = ("thread", "process", "async", "sequential")
-KINDS = ("thread", "process", "async")
+KINDS = ("thread", "process", "async", "foreign")
 """The kinds of worker that ``max_workers`` can give a number for."""
 _KNOWN = frozenset({
     "executor", "max_workers", "targets", "limits", "fail_fast", "raise_on_failure", "timeout", "state", "resume",
@@ -58,7 +59,8 @@ class Settings:
 
     Attributes:
         inputs: Values by name, for parameters that no task fills.
-        executor: "thread", "process", "async" or "sequential".
+        executor: "thread", "process", "async", "sequential", or somebody else's.
+        kind: What that is as a kind of worker; "foreign" for somebody else's.
         max_workers: The most workers of each kind that has a number.
         limits: How many tasks may use each named limit at once.
         fail_fast: Whether the first failure stops the run.
@@ -72,7 +74,7 @@ class Settings:
     """
 
     __slots__ = (
-        "clock", "executor", "fail_fast", "inputs", "limits", "loop", "max_workers", "observers", "pick", "rng",
+        "clock", "executor", "fail_fast", "inputs", "kind", "limits", "loop", "max_workers", "observers", "pick", "rng",
         "start_method", "timeout",
     )  # fmt: skip
 
@@ -80,7 +82,7 @@ class Settings:
         self,
         *,
         inputs: Mapping[str, Any],
-        executor: str,
+        executor: Any,
         max_workers: Mapping[str, int],
         limits: Mapping[str, int],
         fail_fast: bool,
@@ -94,6 +96,7 @@ class Settings:
     ) -> None:
         self.inputs = inputs
         self.executor = executor
+        self.kind = kind_of(executor)
         self.max_workers = max_workers
         self.limits = limits
         self.fail_fast = fail_fast
@@ -108,6 +111,11 @@ class Settings:
     def workers_of(self, kind: str) -> int | None:
         """Return the most workers of *kind* at once, None if nobody said."""
         return self.max_workers.get(kind)
+
+
+def kind_of(executor: Any) -> str:
+    """Return what *executor*, as ``run()`` takes it, is as a kind of worker."""
+    return executor if isinstance(executor, str) else "foreign"
 
 
 def default_workers() -> int:
@@ -128,9 +136,7 @@ def check_keywords(where: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
             raise TypeError(f"{where}: there is no argument {name!r}; there are inputs, {known}.")
         if name in _NOT_YET and value is not _NOT_YET[name]:
             raise OptionError(f"{where}: {name}={shown(value)} is not part of this version; leave it out.")
-    if keywords.get("executor", "thread") not in EXECUTORS:
-        known = ", ".join(map(repr, EXECUTORS))
-        raise OptionError(f"{where}: executor={shown(keywords['executor'])} must be one of {known}.")
+    _check_executor(where, keywords.get("executor", "thread"))
     if keywords.get("max_workers") is not None:
         _check_max_workers(where, keywords["max_workers"])
     if keywords.get("timeout") is not None:
@@ -153,6 +159,16 @@ def check_keywords(where: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
         if not callable(observer):
             raise OptionError(f"{where}: observer {shown(observer)} must be callable with one event.")
     return checked
+
+
+def _check_executor(where: str, executor: Any) -> None:
+    if isinstance(executor, str) and executor in EXECUTORS:
+        return
+    if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
+        known = ", ".join(map(repr, EXECUTORS))
+        raise OptionError(
+            f"{where}: executor={shown(executor)} must be one of {known}, or a concurrent.futures.Executor."
+        )
 
 
 def _check_max_workers(where: str, most: Any) -> None:

@@ -3,21 +3,15 @@
 Knows how one attempt is made. Does not know runs: what it needs of one travels with the calls.
 
 Frames that arrive: a head that lists calls, each with the parts of its arguments and, the first time, of its
-:class:`~.shipping.Spec`. Frames that leave: a head that lists answers, each with its parts:
+:class:`~.shipping.Spec`. Frames that leave: a head that lists answers, ``(id, kind, ..., number of its parts)``; the
+kinds of :mod:`.remote`, and:
 
-=====================================================  ======================================================
-``("ready",)``                                         the process can take calls
-``("holds", id)``                                      its condition is true: the attempt starts now
-``("value", id, seconds, n)``                          its result, in n parts
-``("skip", id, text, is_when_false)``                  it was skipped
-``("error", id, type, text, traceback, may_retry, n)`` what it raised, and in n parts the exception and its cause
-``("refused", id, text)``                              what arrived could not be unpickled
-``("unsent", id, text)``                               its result cannot be pickled
-``("cleanup", n)``, ``("log", n)``                     a cleanup handler, a log record, in n parts
-=====================================================  ======================================================
-
-Nothing that a user's object does in here breaks the loop: everything is caught, and an exception or a result is
-pickled, and the exception unpickled again, before it is sent.
+================= ===========================================================
+``"ready"``       the process can take calls
+``"holds"``       the condition of the id is true: its attempt starts now
+``"cleanup"``     a cleanup handler is in the parts
+``"log"``         a log record is in the parts
+================= ===========================================================
 """
 
 from __future__ import annotations
@@ -26,24 +20,17 @@ import os
 import signal
 import threading
 import time
-import traceback
-from collections.abc import Mapping
-from contextvars import copy_context
 
 from ...context import TaskContext, holder
-from ...exceptions import FlowkitError, NotPicklableError, Skip, describe, shown, text_of
+from ...exceptions import NotPicklableError, describe, shown
 from ...hooks import quiet_logger
-from ...retry import RetryPolicy
-from ..attempt import check_value, without_engine
-from ..condition import WhenFalse, ask_condition
 from ..loops import PrivateLoop
-from ..signature import is_coroutine_function
-from . import CONTEXT_PLACE, wire
+from . import remote, wire
 from .shipping import decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from multiprocessing.connection import Connection
     from typing import Any
 
@@ -52,6 +39,8 @@ if TYPE_CHECKING:
 
 _LONGEST_SILENCE = 0.001
 """Seconds that the answers of a batch are held back to go in one frame."""
+_LONGEST_FAREWELL = 1.0
+"""Seconds that a process gets to end by itself when the other end of its pipes is gone."""
 
 
 def main(connection: Connection, side: Connection, run_id: str, log_level: int) -> None:
@@ -68,7 +57,7 @@ def main(connection: Connection, side: Connection, run_id: str, log_level: int) 
     threading.Thread(target=child.listen, name="flowkit-listen", daemon=True).start()
     _send_logs(child, log_level)
     try:
-        child.send(("ready",))
+        child.send(-1, ("ready",))
         while True:
             child.serve(*wire.receive(connection, lambda: None))
     except (EOFError, OSError):
@@ -108,22 +97,25 @@ class _Child:
                 os._exit(1)
             try:
                 self._unwanted.add(int.from_bytes(self._side.recv_bytes(), "little"))
-            except (EOFError, OSError):
+            except (EOFError, OSError):  # this worker is not needed any more, and between calls knows so itself
+                wait(watched[1:], _LONGEST_FAREWELL)
                 os._exit(1)
 
-    def send(self, answer: tuple[Any, ...], parts: Sequence[Part] = ()) -> None:
-        """Send *answer* now, after those that were held back."""
+    def send(self, i: int, answer: Sequence[Any], parts: Sequence[Part] = ()) -> None:
+        """Send *answer* about *i* now, after those that were held back."""
         with self._sending:
-            self._answers.append(answer)
-            self._parts.extend(parts)
+            self._append(i, answer, parts)
             self._flush()
 
-    def _hold_back(self, answer: tuple[Any, ...], parts: Sequence[Part]) -> None:
+    def _hold_back(self, i: int, answer: Sequence[Any], parts: Sequence[Part]) -> None:
         with self._sending:
-            self._answers.append(answer)
-            self._parts.extend(parts)
+            self._append(i, answer, parts)
             if time.perf_counter() - self._last_sent > _LONGEST_SILENCE:
                 self._flush()
+
+    def _append(self, i: int, answer: Sequence[Any], parts: Sequence[Part]) -> None:
+        self._answers.append((i, *answer, len(parts)))
+        self._parts.extend(parts)
 
     def _flush(self) -> None:
         answers, parts = self._answers, self._parts
@@ -140,82 +132,43 @@ class _Child:
             if is_batch:
                 self._side.send_bytes(b".")
             middle, end = first + spec_size, first + spec_size + size
-            answer = self._attempt(i, name, attempt, spec_number, parts[first:middle], parts[middle:end], asks=asks)
+            try:
+                spec, *arguments = self._unpack(spec_number, parts[first:middle], parts[middle:end])
+            except BaseException as error:  # noqa: BLE001 - objects raise anything when they are unpickled
+                answer, packed = remote.answer_refused(error)
+            else:
+                answer, packed = self._attempt(i, name, attempt, spec, arguments, asks=asks)
             first = end
             if number == len(calls):
-                self.send(*answer)
+                self.send(i, answer, packed)
             else:
-                self._hold_back(*answer)
+                self._hold_back(i, answer, packed)
+
+    def _unpack(self, number: int, spec_parts: Sequence[Part], parts: Sequence[Part]) -> list[Any]:
+        if spec_parts:
+            self._specs[number] = decode(spec_parts)
+        return [self._specs[number], *decode(parts)]
 
     def _attempt(
-        self,
-        i: int,
-        name: str,
-        attempt: int,
-        spec_number: int,
-        spec_parts: Sequence[Part],
-        parts: Sequence[Part],
-        *,
-        asks: bool,
-    ) -> tuple[tuple[Any, ...], Sequence[Part]]:
-        """Make one attempt and return its answer."""
-        try:
-            if spec_parts:
-                self._specs[spec_number] = decode(spec_parts)
-            spec = self._specs[spec_number]
-            args, kwargs, when_args, when_kwargs, upstream = decode(parts)
-        except BaseException as error:  # noqa: BLE001 - objects raise anything when they are unpickled
-            return ("refused", i, describe(error)), ()
+        self, i: int, name: str, attempt: int, spec: Spec, arguments: Sequence[Any], *, asks: bool
+    ) -> remote.Answer:
+        *arguments, upstream = arguments
         context = self._context = TaskContext(
             name,
             self._run_id,
             attempt,
-            _Unsent() if upstream is None else upstream,
+            remote.Unsent() if upstream is None else upstream,
             lambda: i in self._unwanted,
             lambda handler: self._add_cleanup(name, handler),
         )
-        own = copy_context()
-        started = time.perf_counter()
+        on_condition = (lambda: self.send(i, ("holds",))) if asks else None
         try:
-            if asks and spec.when is not None:
-                own.run(ask_condition, name, spec.when, *_with_context(when_args, when_kwargs, context))
-                self.send(("holds", i))
-            args, kwargs = _with_context(args, kwargs, context)
-            if is_coroutine_function(spec.func):
-                value = self._loop.run(spec.func(*args, **kwargs), own)
-            else:
-                value = own.run(spec.func, *args, **kwargs)
-            check_value(name, value)
+            value, seconds = remote.attempt(spec, arguments, context, self._loop, on_condition)
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
-            return self._failure(i, spec, error)
+            return remote.answer_error(spec, error)
         finally:
             self._context = None
-        seconds = time.perf_counter() - started
-        try:
-            packed = encode(value)
-        except BaseException as error:  # noqa: BLE001 - objects raise anything when they are pickled
-            return ("unsent", i, f"{shown(value)} of type {type(value).__name__}: {describe(error)}"), ()
-        return ("value", i, seconds, len(packed)), packed
-
-    def _failure(self, i: int, spec: Spec, error: BaseException) -> tuple[tuple[Any, ...], Sequence[Part]]:
-        if isinstance(error, Skip):
-            return ("skip", i, text_of(error), isinstance(error, WhenFalse)), ()
-        may_retry = RetryPolicy(retry_on=spec.retry_on).is_retryable(error)
-        try:
-            error.__traceback__ = without_engine(error.__traceback__)
-            trace = "".join(traceback.format_exception(error))
-        except BaseException as broken:  # noqa: BLE001 - a broken __str__ must not hide the error
-            trace = f"(its traceback cannot be shown: {type(broken).__name__})"
-        packed: list[Part] = []
-        for pair in ((error, error.__cause__), (error, None)):
-            try:
-                packed = encode(pair)
-                again, _ = decode(packed)
-                if type(again) is type(error):
-                    break
-            except BaseException:  # noqa: BLE001 - then only its text is sent
-                packed = []
-        return ("error", i, type(error).__name__, text_of(error), trace, may_retry, len(packed)), packed
+        return remote.answer_value(value, seconds)
 
     def _add_cleanup(self, name: str, handler: Any) -> None:
         """Send *handler* now: the process may not live to the end of the task."""
@@ -227,37 +180,7 @@ class _Child:
                 f"task {name!r}: its cleanup handler {shown(handler)} cannot be sent from its process: "
                 f"{describe(error)}. Make it a function at module level, or functools.partial of one.",
             ) from error
-        self.send(("cleanup", len(packed)), packed)
-
-
-def _with_context(
-    args: Sequence[Any], kwargs: Mapping[str, Any], context: TaskContext
-) -> tuple[list[Any], dict[str, Any]]:
-    """Return the arguments with *context* where it belongs."""
-    return (
-        [context if value is CONTEXT_PLACE else value for value in args],
-        {name: context if value is CONTEXT_PLACE else value for name, value in kwargs.items()},
-    )
-
-
-class _Unsent(Mapping[str, "Any"]):
-    """``.upstream`` of a context that nobody asked for when the call was sent."""
-
-    __slots__ = ()
-
-    def _refuse(self) -> FlowkitError:
-        return FlowkitError(
-            "in a process, .upstream is sent only to tasks that take the context as a parameter: def f(..., context)."
-        )
-
-    def __getitem__(self, name: str) -> Any:
-        raise self._refuse()
-
-    def __iter__(self) -> Iterator[str]:
-        raise self._refuse()
-
-    def __len__(self) -> int:
-        raise self._refuse()
+        self.send(-1, ("cleanup",), packed)
 
 
 def _send_logs(child: _Child, level: int) -> None:
@@ -272,7 +195,7 @@ def _send_logs(child: _Child, level: int) -> None:
                     record.exc_text = logging.Formatter().formatException(record.exc_info)
                     record.exc_info = None
                 packed = encode(record)
-                child.send(("log", len(packed)), packed)
+                child.send(-1, ("log",), packed)
             except Exception:  # noqa: BLE001 - what logging does with handlers that fail
                 self.handleError(record)
 

@@ -33,17 +33,14 @@ import threading
 from ...exceptions import (
     FlowkitError,
     NotPicklableError,
-    RemoteError,
     RunCancelledError,
-    Skip,
-    TaskResultError,
     WorkerDiedError,
     describe,
 )
 from ...hooks import log_broken_hook, quiet_logger
 from .. import forks
-from ..condition import WhenFalse
 from . import NotStartedError, Worker, child, wire
+from .remote import read_answer
 from .shipping import Spec, decode, encode_arguments, encode_spec
 from .threads import ThreadPool, _Thread
 
@@ -301,9 +298,9 @@ class ProcessPool(ThreadPool):
             while waiting:
                 answers, parts = wire.receive(worker.connection, worker.poll)
                 first = 0
-                for answer in answers:
-                    size = answer[-1] if answer[0] in _WITH_PARTS else 0
-                    became_ready = self._take(worker, answer, parts[first : first + size], waiting, len(calls) > 1)
+                for i, *answer, size in answers:
+                    packed = parts[first : first + size]
+                    became_ready = self._take(worker, i, answer, packed, waiting, is_batch=len(calls) > 1)
                     if became_ready is None:
                         return None
                     first += size
@@ -341,27 +338,21 @@ class ProcessPool(ThreadPool):
         return known
 
     def _take(
-        self, worker: _Process, answer: tuple[Any, ...], parts: Sequence[Part], waiting: list[int], is_batch: bool
+        self,
+        worker: _Process,
+        i: int,
+        answer: Sequence[Any],
+        parts: Sequence[Part],
+        waiting: list[int],
+        *,
+        is_batch: bool,
     ) -> list[int] | None:
-        """Tell the run of one answer; return what became ready."""
+        """Tell the run of one answer about *i*; return what became ready."""
         run = self._run
         kind = answer[0]
-        if kind == "value":
-            _, i, seconds, _ = answer
-            waiting.remove(i)
-            if is_batch:
-                run.record.started[i] = run.now() - seconds
-            self._learn(i, seconds)
-            try:
-                value = decode(parts)
-            except BaseException as error:  # noqa: BLE001 - objects raise anything when they are unpickled
-                name = run.record.names[i]
-                problem = f"task {name!r} returned a value that cannot be unpickled here: {describe(error)}."
-                return run.failed(worker, i, TaskResultError(name, problem))
-            return run.succeeded(worker, i, value)
         if kind == "holds":
             try:
-                run.start_attempt(worker, answer[1])
+                run.start_attempt(worker, i)
             except NotStartedError:  # the run was stopped meanwhile, and has told the process so
                 return []
             return []
@@ -371,29 +362,17 @@ class ProcessPool(ThreadPool):
         if kind == "log":
             _log(parts)
             return []
-        i = answer[1]
         waiting.remove(i)
-        name = run.record.names[i]
-        if kind == "skip":
-            return run.failed(worker, i, (WhenFalse if answer[3] else Skip)(answer[2]))
-        if kind == "refused":
+        if kind == "value":
+            if is_batch:
+                run.record.started[i] = run.now() - answer[1]
+            self._learn(i, answer[1])
+        elif kind == "refused":
             worker.known.clear()  # it may not have got as far as keeping the spec
-            problem = (
-                f"task {name!r}: its function or arguments cannot be used in a process: {answer[2]}. "
-                f"They must be importable there, from a module or a script with `if __name__ == '__main__':`; "
-                f"or use executor='thread'."
-            )
-            return run.failed(worker, i, NotPicklableError(name, problem))
-        if kind == "unsent":
-            problem = f"task {name!r} returned what cannot be sent back from a process: {answer[2]}. Return plain data."
-            return run.failed(worker, i, TaskResultError(name, problem))
-        _, _, type_name, text, trace, may_retry, _ = answer
-        raised = _unpack_error(parts) or RemoteError(name, type_name, text, trace)
-        try:
-            raised.add_note(f"In the worker process:\n{trace}")
-        except Exception as refused:  # noqa: BLE001 - an exception may refuse to be changed
-            del refused
-        return run.failed(worker, i, raised, may_retry=may_retry)
+        value, error, may_retry = read_answer(run.record.names[i], answer, parts)
+        if error is None:
+            return run.succeeded(worker, i, value)
+        return run.failed(worker, i, error, may_retry=may_retry)
 
     def _learn(self, i: int, seconds: float) -> None:
         func = self._run.task_of(i).func
@@ -499,10 +478,6 @@ class ProcessPool(ThreadPool):
         return exitcode if exitcode is not None else -1
 
 
-_WITH_PARTS = frozenset({"value", "error", "cleanup", "log"})
-"""Kinds of answers whose last item is how many parts they have."""
-
-
 def default_processes() -> int:
     """Return how many CPUs this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -575,19 +550,6 @@ def _startup_error(name: str, exitcode: int) -> FlowkitError:
         f"task {name!r} cannot run in a process: a worker process ended with exit code {exitcode} while it imported "
         f"{script}; its own traceback stands above. Mend that, or use executor='thread'.",
     )
-
-
-def _unpack_error(parts: Sequence[Part]) -> BaseException | None:
-    """Return the exception in *parts* with its cause, None if there is none or it cannot be unpickled here."""
-    if not parts:
-        return None
-    try:
-        error, cause = decode(parts)
-        if cause is not None:
-            error.__cause__ = cause
-    except BaseException:  # noqa: BLE001 - objects raise anything; what stands for it says all that is known
-        return None
-    return error if isinstance(error, BaseException) else None
 
 
 def _log(parts: Sequence[Part]) -> None:
