@@ -36,11 +36,13 @@ class RunRecord:
     Attributes:
         dag_name: Name of the DAG.
         run_id: The run.
+        count: How many tasks there are; ids from there on are items of mapped tasks.
+        items: The ids of the items of each mapped task.
         names: Name of each id.
-        index: Id of each name.
+        index: Id of each task's name.
         upstream: The ids upstream of each id.
         state: State of each id.
-        values: Result of each id that succeeded.
+        values: Result of each id that succeeded; of an item that has not, the item itself.
         started: When each id's latest attempt started, in seconds of the run's clock; 0 if never.
         ended: When each id's latest attempt ended.
         workers: Name of the worker of each id's latest attempt.
@@ -55,9 +57,9 @@ class RunRecord:
     """
 
     __slots__ = (
-        "abandoned_threads", "attempts", "dag_name", "ended", "epoch", "errors", "failures", "finished_at",
-        "first_started", "index", "is_cancelled", "is_fail_fast", "is_timed_out", "names", "reasons", "run_id",
-        "started", "started_at", "state", "stop_reason", "upstream", "values", "workers",
+        "abandoned_threads", "attempts", "count", "dag_name", "ended", "epoch", "errors", "failures", "finished_at",
+        "first_started", "index", "is_cancelled", "is_fail_fast", "is_timed_out", "items", "names", "reasons",
+        "run_id", "started", "started_at", "state", "stop_reason", "upstream", "values", "workers",
     )  # fmt: skip
 
     def __init__(
@@ -71,7 +73,8 @@ class RunRecord:
         *,
         is_fail_fast: bool,
     ) -> None:
-        count = len(names)
+        self.count = count = len(names)
+        self.items: dict[int, range] = {}
         self.dag_name = dag_name
         self.run_id = run_id
         self.names = names
@@ -95,6 +98,29 @@ class RunRecord:
         self.started_at = 0.0
         self.finished_at = 0.0
         self.abandoned_threads = 0
+
+    def add_items(self, i: int, ids: range, values: list[Any]) -> None:
+        """Let *ids*, the next ones, be the items of the mapped task *i*; their names are there already."""
+        count = len(ids)
+        self.items[i] = ids
+        self.values += values
+        self.started += [0.0] * count
+        self.ended += [0.0] * count
+        self.workers += [None] * count
+        if count:
+            if not isinstance(self.upstream, list) or len(self.upstream) == self.count:
+                self.upstream = [*self.upstream]  # the graph has this list too
+            self.upstream += [self.upstream[i]] * count
+
+    @property
+    def task_states(self) -> bytearray:
+        """The states of the tasks, without items."""
+        return self.state if len(self.state) == self.count else self.state[: self.count]
+
+    @property
+    def task_names(self) -> Sequence[str]:
+        """The names of the tasks, without items."""
+        return self.names if len(self.names) == self.count else self.names[: self.count]
 
     def attempts_of(self, i: int) -> int:
         """Return how many attempts of *i* were started."""
@@ -178,12 +204,12 @@ class RunRecord:
         copy = RunRecord.__new__(RunRecord)
         for slot in RunRecord.__slots__:
             value = getattr(self, slot)
-            shared = slot in ("names", "index", "upstream")
+            shared = slot == "index" or (slot in ("names", "upstream") and not self.items)
             copied = value if shared or not isinstance(value, (list, dict, bytearray)) else value.copy()
             setattr(copy, slot, copied)
         copy.finished_at = copy.finished_at or now
         for i, state in enumerate(copy.state):
-            if state == PENDING and copy.started[i]:
+            if state == PENDING and (copy.started[i] or i in copy.items):
                 copy.state[i] = RUNNING
         return copy
 
@@ -204,6 +230,7 @@ class TaskRun:
         worker: Name of the thread that ran the last attempt; None if none did.
         restored: Whether the result came from a store.
         reason: Why it ended so, in words; empty for a plain success.
+        items: How each item of a mapped task went, in order, as a ``TaskRun``; empty for other tasks.
     """
 
     __slots__ = ("_record", "_task")
@@ -222,7 +249,7 @@ class TaskRun:
 
     @property
     def value(self) -> Any:
-        return self._record.values[self._task]
+        return self._record.values[self._task] if self._record.state[self._task] == SUCCEEDED else None
 
     @property
     def error(self) -> BaseException | None:
@@ -258,6 +285,10 @@ class TaskRun:
     def reason(self) -> str:
         return self._record.reason_of(self._task)
 
+    @property
+    def items(self) -> tuple[TaskRun, ...]:
+        return tuple([TaskRun(self._record, i) for i in self._record.items.get(self._task, ())])
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data: times as ISO 8601 text, the error as text."""
         started, ended, error = self.started_at, self.ended_at, self.error
@@ -282,6 +313,8 @@ class TaskRun:
 class TaskRuns(Mapping[str, TaskRun]):
     """A read-only mapping from task name to :class:`TaskRun`.
 
+    The items of a mapped task are found by their names too (``runs["process[3]"]``), but are not among its keys.
+
     Args:
         record: The run.
         ids: Which tasks it shows; None for all, in generation order.
@@ -295,16 +328,30 @@ class TaskRuns(Mapping[str, TaskRun]):
 
     def __getitem__(self, name: str) -> TaskRun:
         i = self._record.index.get(name)
-        if i is None or (self._ids is not None and i not in self._ids):
+        if i is None:
+            i = self._item(name)
+        elif self._ids is not None and i not in self._ids:
+            i = None
+        if i is None:
             raise _AbsentError(f"no task is named {name!r} here; there are {listing(self)}")
         return TaskRun(self._record, i)
 
+    def _item(self, name: str) -> int | None:
+        """Return the id of an item by a name such as ``process[3]``."""
+        task, bracket, number = name.rpartition("[")
+        i = self._record.index.get(task)
+        ids = self._record.items.get(i) if i is not None and (self._ids is None or i in self._ids) else None
+        if not (bracket and ids and number.endswith("]") and number[:-1].isdecimal()):
+            return None
+        return ids[int(number[:-1])] if int(number[:-1]) < len(ids) else None
+
     def __iter__(self) -> Iterator[str]:
-        names = self._record.names
-        return iter(names) if self._ids is None else iter([names[i] for i in self._ids])
+        if self._ids is None:
+            return iter(self._record.task_names)
+        return iter([self._record.names[i] for i in self._ids])
 
     def __len__(self) -> int:
-        return len(self._record.names) if self._ids is None else len(self._ids)
+        return self._record.count if self._ids is None else len(self._ids)
 
     def __repr__(self) -> str:
         return f"<TaskRuns {listing(self)}>"
@@ -350,18 +397,22 @@ class RunResult(Mapping[str, "Any"]):
         if i is not None and record.state[i] == SUCCEEDED:
             return record.values[i]
         if i is None:
-            raise _AbsentError(f"no task of {record.dag_name!r} is named {name!r}{close_matches(name, record.names)}")
+            close = close_matches(name, record.task_names)
+            raise _AbsentError(f"no task of {record.dag_name!r} is named {name!r}{close}")
         reason = record.reason_of(i)
         raise _AbsentError(f"{name!r} {_VERBS[record.state[i]]}{': ' if reason else ''}{reason}")
 
     def __iter__(self) -> Iterator[str]:
         record = self._record
-        if record.state.count(SUCCEEDED) == len(record.state):
-            return iter(record.names)
-        return iter([name for name, state in zip(record.names, record.state, strict=True) if state == SUCCEEDED])
+        if record.task_states.count(SUCCEEDED) == record.count:
+            return iter(record.task_names)
+        return iter([name for name, state in self._states() if state == SUCCEEDED])
 
     def __len__(self) -> int:
-        return self._record.state.count(SUCCEEDED)
+        return self._record.task_states.count(SUCCEEDED)
+
+    def _states(self) -> Iterator[tuple[str, int]]:
+        return zip(self._record.task_names, self._record.task_states, strict=True)
 
     def __contains__(self, name: object) -> bool:
         i = self._record.index.get(name) if isinstance(name, str) else None
@@ -410,7 +461,7 @@ class RunResult(Mapping[str, "Any"]):
     @property
     def skipped(self) -> list[str]:
         """Names of the tasks that were skipped."""
-        return [name for name, state in zip(self._record.names, self._record.state, strict=True) if state == SKIPPED]
+        return [name for name, state in self._states() if state == SKIPPED]
 
     @property
     def errors(self) -> dict[str, BaseException]:
@@ -473,7 +524,7 @@ class RunResult(Mapping[str, "Any"]):
         return report.as_html(self._headline(), _COLUMNS, self._rows())
 
     def _headline(self) -> str:
-        state = self._record.state
+        state = self._record.task_states
         counts = [f"{state.count(code)} {NAMES[code]}" for code in range(len(NAMES)) if state.count(code)]
         counted = ", ".join(counts) or "no tasks"
         left = self.abandoned_threads
@@ -490,7 +541,7 @@ class RunResult(Mapping[str, "Any"]):
                 str(record.attempts_of(i) or ""),
                 record.reason_of(i),
             )
-            for i, name in enumerate(record.names)
+            for i, name in enumerate(record.task_names)
         ]
 
     def __repr__(self) -> str:

@@ -15,13 +15,13 @@ from types import FunctionType
 
 from . import registry, wiring
 from .engine.condition import ask_condition, condition_arguments
-from .engine.signature import is_coroutine_function
-from .exceptions import OptionError, Skip, shown
+from .engine.signature import is_coroutine_function, read_signature
+from .exceptions import OptionError, Skip, close_matches, listing, shown
 from .options import TaskOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
     from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
     from .options import TaskKeywords
@@ -66,8 +66,8 @@ class _Docstring:
 
 class Task(_Typed["P", "R_co"]):
     __slots__ = (
-        "__weakref__", "_downstream", "_order_only", "_successor", "_upstream", "func", "is_template", "name",
-        "options", "serial", "site",
+        "__weakref__", "_downstream", "_order_only", "_successor", "_upstream", "func", "is_template", "mapped_over",
+        "name", "options", "serial", "site",
     )  # fmt: skip
 
     __doc__ = _Docstring(
@@ -87,6 +87,8 @@ class Task(_Typed["P", "R_co"]):
             options: All options, checked (:class:`flowkit.options.TaskOptions`).
             upstream: The tasks it depends on, in wiring order.
             downstream: The tasks that depend on it.
+            mapped_over: The parameter that gets one item at a time in a mapped task, "" for the first one; None for a
+                task that is not mapped.
 
         Raises:
             TypeError: *func* cannot be called.
@@ -124,6 +126,7 @@ class Task(_Typed["P", "R_co"]):
         self._order_only: set[Task[..., Any]] | None = None
         self._successor: Task[..., Any] | None = None
         self.is_template = False
+        self.mapped_over: str | None = None
         self.serial = next(registry.serials)
         registry.add(self, self.site)
         wiring.version.number += 1
@@ -198,7 +201,7 @@ class Task(_Typed["P", "R_co"]):
         # By name where another process finds it so; else an unwired copy.
         if find_task(self.func) is self:
             return _task_at, (self.func.__module__, self.func.__qualname__)
-        return _unwired, (self.func, self.name, self.options)
+        return _unwired, (self.func, self.name, self.options, self.mapped_over)
 
     def __repr__(self) -> str:
         before, after = len(self._upstream or ()), len(self._downstream or ())
@@ -276,10 +279,49 @@ class Task(_Typed["P", "R_co"]):
         5
         """
         self.is_template = True
-        copy: Task[P, R_co] = Task.__new__(Task)
         changed: Any = {**self.options.as_keywords(), **options} if options else self.options
-        copy._define(self.func, self.name if name is None else name, changed, sys._getframe(1))
-        return copy
+        copy: Any = _unwired(
+            self.func, self.name if name is None else name, changed, self.mapped_over, sys._getframe(1)
+        )
+        return copy  # type: ignore[no-any-return]
+
+    @overload
+    def map(  # type: ignore[misc]
+        self: Callable[Concatenate[T, Q], Coroutine[Any, Any, S]], over: None = None
+    ) -> Task[Concatenate[Iterable[T], Q], list[S]]: ...
+    @overload
+    def map(
+        self: Callable[Concatenate[T, Q], S], over: None = None
+    ) -> Task[Concatenate[Iterable[T], Q], list[S]]: ...
+    @overload
+    def map(  # type: ignore[misc]
+        self: Callable[..., Coroutine[Any, Any, S]], over: str
+    ) -> Task[..., list[S]]: ...
+    @overload
+    def map(self: Callable[..., S], over: str) -> Task[..., list[S]]: ...
+    def map(self, over: str | None = None) -> Any:
+        """Return an unwired copy that runs once for each item of its upstream's result.
+
+        Its own result is the list of results in order, with None where an item was skipped; no items give ``[]``. Each
+        item has its own attempts, timeout and record (``process[3]``) and counts for limits. An item that fails, fails
+        the task, with the errors of all items that did.
+
+        Args:
+            over: The parameter that gets the items one by one; the others get the same for every item. Default: the
+                first.
+
+        Raises:
+            OptionError: The task is mapped already, or has no such parameter.
+
+        >>> @task
+        ... def double(x: int) -> int:
+        ...     return 2 * x
+        >>> double.map()([1, 2, 3])
+        [2, 4, 6]
+        """
+        _check_map(self, over)
+        self.is_template = True
+        return _unwired(self.func, self.name, self.options, over or "", sys._getframe(1))
 
     # ------------------------------------------------------------ calling
 
@@ -289,6 +331,8 @@ class Task(_Typed["P", "R_co"]):
         Timeout, callbacks, state and cache do not apply. A task that is skipped gives None; one that fails raises
         the exception of its last attempt. An ``async def`` task gives a coroutine that does the same.
         """
+        if self.mapped_over is not None:
+            return self._call_mapped(args, kwargs)  # type: ignore[no-any-return]
         if is_coroutine_function(self.func):
             return self._call_async(args, kwargs)  # type: ignore[return-value]
         if not self._is_wanted(args, kwargs):
@@ -305,6 +349,19 @@ class Task(_Typed["P", "R_co"]):
                     raise
             time.sleep(wait)
             attempt += 1
+
+    def _call_mapped(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the function for each item, as a run of the mapped task does."""
+        single = _unwired(self.func, self.name, self.options, None)
+        name = self.mapped_over
+        parameters = getattr(read_signature(self.func), "positional", ())
+        place = parameters.index(name) if name in parameters else 0
+        if name in kwargs or not args:
+            name = name or next(iter(parameters), "")
+            calls: Any = [single(*args, **{**kwargs, name: item}) for item in kwargs[name]]
+        else:
+            calls = [single(*args[:place], item, *args[place + 1 :], **kwargs) for item in args[place]]
+        return _gather(calls) if is_coroutine_function(self.func) else calls
 
     async def _call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         import asyncio  # noqa: PLC0415 - costs 29 ms
@@ -487,9 +544,27 @@ def _take_over(old: Task[..., Any], new: Task[..., Any]) -> None:
             after._order_only = (after._order_only - {old}) | {new}
     new._order_only = old._order_only
     new.is_template = old.is_template
+    new.mapped_over = old.mapped_over
     old._upstream = old._downstream = old._order_only = None
     old._successor = new
     registry.discard(old, old.site)
+
+
+async def _gather(coroutines: list[Any]) -> list[Any]:
+    return [await coroutine for coroutine in coroutines]
+
+
+def _check_map(task: Task[..., Any], over: Any) -> None:
+    where = f"task {task.name!r} ({task.site}): map({'' if over is None else f'over={shown(over)}'})"
+    if task.mapped_over is not None:
+        raise OptionError(f"{where}: it is mapped already; map the task that it was made from.")
+    signature = read_signature(task.func)
+    if over is None or signature is None:
+        return
+    known = signature.positional + signature.keyword_only
+    if over not in known or over in signature.contexts:
+        close = close_matches(over, known)
+        raise OptionError(f"{where}: over must name a parameter{close}; there are {listing(known)}.")
 
 
 def find_task(func: Any) -> Task[..., Any] | None:
@@ -513,9 +588,10 @@ def _task_at(module: str, name: str) -> Any:
     return functools.reduce(getattr, name.split("."), import_module(module))
 
 
-def _unwired(func: Callable[..., Any], name: str, options: TaskOptions) -> Task[..., Any]:
+def _unwired(func: Any, name: str, options: Any, mapped_over: str | None, frame: Any = None) -> Task[..., Any]:
     copy: Task[..., Any] = Task.__new__(Task)
-    copy._define(func, name, options, sys._getframe())
+    copy._define(func, name, options, frame or sys._getframe())
+    copy.mapped_over = mapped_over
     return copy
 
 

@@ -20,7 +20,7 @@ from ..exceptions import (
     text_of,
 )
 from ..states import CANCELLED, FAILED, SKIPPED, SUCCEEDED
-from .binding import ABSENT, CONTEXT, INPUT, RESULT
+from .binding import ABSENT, CONTEXT, INPUT, ITEM, RESULT
 from .condition import WhenFalse, close_awaitable
 from .program import MANY
 from .signature import read_signature
@@ -135,15 +135,23 @@ class Arguments:
             ids = self._program.sources[i]
             ids = () if ids is None else (ids,) if isinstance(ids, int) else ids
             return [self._values[u] for u in ids], {}
-        return self._get(binding.args, binding.kwargs, task_context)
+        return self._get(i, binding.args, binding.kwargs, task_context)
 
     def of_condition(self, i: int, task_context: Callable[[], TaskContext]) -> tuple[list[Any], dict[str, Any]]:
         """Return what the condition of *i* gets."""
         binding = self._program.bindings[i]
-        return self._get(binding.when_args, binding.when_kwargs, task_context)
+        return self._get(i, binding.when_args, binding.when_kwargs, task_context)
+
+    def everything(self, source: Source) -> Any:
+        """Return what a mapped task is mapped over."""
+        return self._get(-1, [source], {}, None)[0][0]
 
     def _get(
-        self, args: list[Source], kwargs: Mapping[str, Source], task_context: Callable[[], TaskContext]
+        self,
+        i: int,
+        args: list[Source],
+        kwargs: Mapping[str, Source],
+        task_context: Callable[[], TaskContext] | None,
     ) -> tuple[list[Any], dict[str, Any]]:
         def value_of(source: Source) -> Any:
             kind = source.kind
@@ -151,7 +159,9 @@ class Arguments:
                 return self._values[source.key] if self._state[source.key] == SUCCEEDED else source.default
             if kind == INPUT:
                 return self._inputs[source.key]
-            return task_context() if kind == CONTEXT else source.key
+            if kind == ITEM:
+                return self._values[i]
+            return task_context() if kind == CONTEXT and task_context is not None else source.key
 
         named = {name: value_of(source) for name, source in kwargs.items()}
         return list(map(value_of, args)), {name: value for name, value in named.items() if value is not ABSENT}

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import Any
 
-RESULT, INPUT, CONTEXT, CONSTANT = range(4)
+RESULT, INPUT, CONTEXT, CONSTANT, ITEM = range(5)
+OWN = -1
+"""Among the ids whose values are passed by position: the item of the mapped task itself."""
 ABSENT: Any = object()
 """As the default of a source: leave the argument out."""
 
@@ -34,7 +36,7 @@ class Source:
     """Where one argument comes from.
 
     Attributes:
-        kind: RESULT, INPUT, CONTEXT or CONSTANT.
+        kind: RESULT, INPUT, CONTEXT or CONSTANT; ITEM for one item of what a task is mapped over.
         key: Id of the task, name of the input, or the constant itself.
         default: Stands for the result of a task that did not succeed; ABSENT drops the argument.
     """
@@ -73,9 +75,35 @@ class Binding:
         """Return the ids whose values are all there is to pass, by position; None if the call needs more."""
         if self.kwargs or self.when is not None:
             return None
-        if any(s.kind != RESULT or s.default is not None for s in self.args):
+        if any(s.kind not in (RESULT, ITEM) or s.default is not None for s in self.args):
             return None
-        return tuple([s.key for s in self.args])
+        return tuple([OWN if s.kind == ITEM else s.key for s in self.args])
+
+    def map_over(self, name: str, func: Callable[..., Any], over: str) -> Source:
+        """Have task *name* get one item where it would get all; return where they all come from.
+
+        Args:
+            name: The task.
+            func: Its function.
+            over: The parameter that gets the item; empty for the first.
+
+        Raises:
+            BindingError: Neither a result nor an input is given to that parameter.
+        """
+        signature = read_signature(func)
+        parameters = signature.positional if signature else ()
+        named = dict(zip(parameters, self.args, strict=False)) | self.kwargs
+        source = named.get(over) if over else next((s for s in self.args if s.kind != CONTEXT), None)
+        if source is None or source.kind not in (RESULT, INPUT):
+            what = f"parameter {over!r}" if over else "its first parameter"
+            raise BindingError(
+                f"task '{describe_signature(func, name)}' is mapped, and nothing gives {what} the items. Wire the task "
+                f"whose result has them, or name another parameter: map(over=...)."
+            )
+        everything = Source(source.kind, source.key, source.default)
+        # Changed in place: the condition has the same source, and is asked about the item too.
+        source.kind, source.key, source.default = ITEM, None, None
+        return everything
 
 
 class Upstream:

@@ -30,6 +30,8 @@ class Callbacks:
         """Tell the callback that *event* is for, if there is one; one that raises is logged."""
         name = getattr(event, "task_name", None)
         options = self._options.get(name) if name is not None else None
+        if options is None and isinstance(event, AttemptFailed):  # of an item, such as 'process[3]'
+            options = self._options.get(event.task_name.rpartition("[")[0])
         if options is None:
             return
         callback = None

@@ -16,7 +16,7 @@ from ..exceptions import (
     plural,
 )
 from ..states import NEED_FAILURE, TRIGGERS
-from .binding import Upstream, bind
+from .binding import OWN, Upstream, bind
 from .graph import CycleError, Graph, freeze
 from .signature import is_coroutine_function, read_signature
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..task import Task
-    from .binding import Binding
+    from .binding import Binding, Source
 
 SPECIAL = 255
 """The arity of a task whose call takes more than passing results by position."""
@@ -52,13 +52,15 @@ class Program:
         timed: The timeout of an id in seconds, for those that have one.
         executors: The executor that an id asks for itself, for those that do.
         coroutines: The ids of ``async def`` functions.
+        mapped: For the ids of mapped tasks, where what they are mapped over comes from. Such an id is never called;
+            its columns say how each of its items is, with OWN for the id of the item.
         has_callbacks: Whether any task has a callback.
         inputs: Names of the inputs that are used.
     """
 
     __slots__ = (
-        "arity", "bindings", "coroutines", "executors", "funcs", "graph", "has_callbacks", "index", "inputs", "name",
-        "names", "rules", "sources", "tasks", "timed", "uses",
+        "arity", "bindings", "coroutines", "executors", "funcs", "graph", "has_callbacks", "index", "inputs", "mapped",
+        "name", "names", "rules", "sources", "tasks", "timed", "uses",
     )  # fmt: skip
 
     def __init__(self, name: str, tasks: Sequence[Task[..., Any]], graph: Graph, order: Sequence[int]) -> None:
@@ -78,12 +80,50 @@ class Program:
             i: task.options.executor for i, task in enumerate(self.tasks) if task.options.executor is not None
         }
         self.coroutines: set[int] = set()
+        self.mapped: dict[int, Source] = {}
         self.has_callbacks = any(task.options.has_callbacks for task in self.tasks)
         rules = bytes([TRIGGERS[task.options.trigger] for task in self.tasks])
-        self.rules = rules if any(rules) else None
+        self.rules: bytes | bytearray | None = rules if any(rules) else None
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def copy_for_run(self) -> Program:
+        """Return a copy to whose columns :meth:`add_items` may add, with limits and timeouts for items alone."""
+        copy = Program.__new__(Program)
+        for slot in Program.__slots__:
+            value = getattr(self, slot)
+            setattr(copy, slot, value.copy() if isinstance(value, (list, dict, set, bytearray)) else value)
+        copy.rules = self.rules and bytearray(self.rules)
+        for i in self.mapped:
+            copy.uses.pop(i, None)
+            copy.timed.pop(i, None)
+        return copy
+
+    def add_items(self, i: int, ids: range) -> None:
+        """Let *ids*, the next ones, be the items of the mapped task *i*."""
+        task, count = self.tasks[i], len(ids)
+        name, template = self.names[i], self.sources[i]
+        self.names += [f"{name}[{number}]" for number in range(count)]
+        self.tasks += [task] * count
+        self.funcs += [task.func] * count
+        self.arity += self.arity[i : i + 1] * count
+        if template == OWN:
+            self.sources += ids
+        elif isinstance(template, tuple):
+            self.sources += [tuple([own if u == OWN else u for u in template]) for own in ids]
+        else:
+            self.sources += [template] * count
+        if isinstance(self.rules, bytearray):
+            self.rules += self.rules[i : i + 1] * count
+        if i in self.bindings:
+            self.bindings.update(dict.fromkeys(ids, self.bindings[i]))
+        if task.options.uses is not None:
+            self.uses.update(dict.fromkeys(ids, task.options.uses))
+        if task.options.timeout is not None:
+            self.timed.update(dict.fromkeys(ids, task.options.timeout))
+        if i in self.coroutines:
+            self.coroutines.update(ids)
 
     def kinds(self, executor: str) -> str | list[str]:
         """Return the kind of worker for all ids, or for each if they differ, in a run with *executor*.
@@ -191,11 +231,14 @@ def _compile_calls(program: Program, inputs: Collection[str], *, names_only: boo
         if task.order_only:
             silent = {program.index.get(before.name) for before in task.order_only}
             ids = tuple([u for u in ids if u not in silent])
-        if options.when is None and not names_only and shape.fits(len(ids)):
+        is_mapped = task.mapped_over is not None
+        if options.when is None and not (names_only or is_mapped) and shape.fits(len(ids)):
             plain: tuple[int, ...] | None = () if shape.takes_nothing else ids
         else:
             try:
                 binding = bind(task.name, func, options.when, Upstream(ids, names, inputs), names_only=names_only)
+                if task.mapped_over is not None:
+                    program.mapped[i] = binding.map_over(task.name, func, task.mapped_over)
             except BindingError as problem:
                 problems.append(problem)
                 continue

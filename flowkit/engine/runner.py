@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from queue import SimpleQueue
 
 from ..context import TaskContext
@@ -37,11 +38,12 @@ from ..states import (
 )
 from . import forks
 from .announcer import Announcer
-from .attempt import Arguments, check_value, judge_error, make_call
+from .attempt import Arguments, Outcome, check_value, judge_error, make_call
 from .cleanup import Cleanup
 from .clock import RealClock, Timers
 from .condition import ask_condition
 from .interrupt import Interrupts
+from .items import Items, read_items
 from .limits import Limits
 from .loops import PrivateLoop
 from .program import SPECIAL
@@ -59,7 +61,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..task import Task
-    from .attempt import Outcome
     from .clock import Clock
     from .program import Program
     from .settings import Settings
@@ -82,6 +83,8 @@ class Run:
     """
 
     def __init__(self, program: Program, settings: Settings, context: Context) -> None:
+        if program.mapped:
+            program = program.copy_for_run()
         self.program = program
         self.run_id = os.urandom(6).hex() if settings.rng is None else f"{settings.rng.getrandbits(48):012x}"
         self._settings = settings
@@ -100,6 +103,7 @@ class Run:
         self._wake_ups: SimpleQueue[None] = SimpleQueue()
         self._announcer = Announcer(self.record, self.now, settings.observers)
         self._limits = Limits(program.uses, settings.limits) if program.uses else None
+        self._items = Items(program, self.record, self.scheduler) if program.mapped else None
         self._armed: dict[int, int] = {}
         """The attempt of an id that a timer watches; gone when that attempt has failed."""
         self._backing_off: set[int] = set()
@@ -122,17 +126,19 @@ class Run:
         """The kind of worker of each id, None if there is only one kind."""
         if settings.executor == "sequential":
             self._limits = None  # one at a time is within any limit
-            self._walks = settings.pick is None
+            self._walks = settings.pick is None and self._items is None
         used = [kinds] if isinstance(kinds, str) else sorted(set(kinds))
         self._pools: dict[str, Pool] = {kind: self._make_pool(kind) for kind in used}
-        self.is_plain = not self._announcer.is_watched and self._limits is None and self._kinds is None
+        is_uniform = self._limits is None and self._kinds is None and self._items is None
+        self.is_plain = is_uniform and not self._announcer.is_watched
         self.succeeded = self._succeeded_plainly if self.is_plain and not self._walks else self._succeeded
 
     def _make_pool(self, kind: str) -> Pool:
         program, settings = self.program, self._settings
         if kind == "sequential":
             loop = PrivateLoop()
-            self._inline = InlinePool(self, program.timed, loop, settings.pick)
+            task_of = None if self._items is None else self._items.task_of
+            self._inline = InlinePool(self, program.timed, loop, settings.pick, task_of)
             self._run_coroutine = loop.run
             for i in program.coroutines:
                 self._arity[i] = SPECIAL
@@ -191,7 +197,7 @@ class Run:
             ready = self.scheduler.start()
             if self._is_cancelled:  # before it began; the inline pool has taken back what it can see already
                 self._stop([i for i in ready if record.state[i] == PENDING], takes_none=True)
-                self._announcer.tasks_decided(self.scheduler.decided)
+                self._tell_decided()
                 ready = []
             ready = self._admit(ready)
         self._add(ready)
@@ -411,12 +417,16 @@ class Run:
 
     def _add(self, ids: Sequence[int]) -> None:
         """Give *ids* to the pools that they belong to. Not under the lock."""
+        if self._items is not None:
+            ids = self._expand(ids)
         kinds = self._kinds
         for kind, pool in self._pools.items():
             pool.add(ids if kinds is None else [i for i in ids if kinds[i] == kind])
 
     def _keep(self, worker: Worker, ready: list[int]) -> list[int]:
         """Return those of *ready* that belong to the pool of *worker*; the others are handed on. Not under the lock."""
+        if self._items is not None and ready:
+            ready = self._expand(ready)
         kinds = self._kinds
         if kinds is None or not ready:
             return ready
@@ -424,6 +434,63 @@ class Run:
         if len(own) < len(ready):
             self._add([i for i in ready if self._pools[kinds[i]] is not worker.pool])
         return own
+
+    def _expand(self, ready: Sequence[int]) -> list[int]:
+        """Return *ready* with the items of mapped tasks in the place of these. Not under the lock."""
+        expanded = []
+        waiting = deque(ready)
+        while waiting:
+            i = waiting.popleft()
+            if i in self.program.mapped:
+                waiting.extend(self._start_mapped(i))
+            else:
+                expanded.append(i)
+        return expanded
+
+    def _start_mapped(self, i: int) -> list[int]:
+        """Make ids of the items of *i*; return what may start now."""
+        items = self._items
+        assert items is not None  # noqa: S101 - for the type checker: there is a mapped task
+        refused: BaseException | None = None
+        values: list[Any] = []
+        try:
+            values = read_items(self.record.names[i], self._arguments.everything(self.program.mapped[i]))
+        except BaseException as error:  # noqa: BLE001 - what is iterated is the user's
+            refused = error
+        with self._lock:
+            ready: list[int] = []
+            if self.record.state[i] != PENDING:
+                pass
+            elif not self.admits(i):
+                ready = self._conclude(i, self.scheduler.decide(i))
+            else:
+                self.record.started[i] = self.now()
+                if refused is not None:
+                    ready = self._take_outcome(i, Outcome(FAILED, refused))
+                elif not values:
+                    self.record.items[i] = range(0)
+                    ready = self._conclude_mapped(i)
+                else:
+                    ids = items.add(i, values)
+                    arity = SPECIAL if self._announcer.is_watched else self._arity[i]
+                    self._arity += bytes([arity]) * len(ids)
+                    if self._kinds is not None:
+                        self._kinds += [self._kinds[i]] * len(ids)
+                    ready = self._admit(list(ids))
+        self._announcer.deliver()
+        return ready
+
+    def _conclude_mapped(self, i: int) -> list[int]:
+        """End the mapped task *i*, whose items are final; return what became ready. Under the lock."""
+        assert self._items is not None  # noqa: S101 - for the type checker: there is a mapped task
+        record = self.record
+        state, values, error = self._items.outcome(i)
+        record.ended[i] = self.now()
+        if error is not None:
+            record.errors[i] = error
+        if state == SUCCEEDED:
+            record.values[i] = values
+        return self._conclude(i, state)
 
     def _rule(self, i: int) -> int:
         return self.program.rules[i] if self.program.rules else NONE_FAILED
@@ -535,7 +602,7 @@ class Run:
     def _conclude(self, i: int, state: int) -> list[int]:
         """Make *state* the final one of *i*; return what became ready. Under the lock."""
         scheduler, record = self.scheduler, self.record
-        if state == FAILED:
+        if state == FAILED and i < record.count:
             record.failures.append(i)
         ready = self._finish(i, state)
         self._announcer.task_ended(i)
@@ -543,11 +610,30 @@ class Run:
             self._is_failing = self.is_stopped = True
             record.stop_reason = f"task {record.names[i]!r} failed"
             ready = self._stop(ready, takes_none=False)
-        self._announcer.tasks_decided(self.scheduler.decided)
         freed = self._limits.release(i) if self._limits else []
+        ready = freed + self._admit(ready) + self._tell_decided(i)
         if not scheduler.remaining:
             self._wake_ups.put(None)
-        return freed + self._admit(ready)
+        return ready
+
+    def _tell_decided(self, i: int = 0) -> list[int]:
+        """Announce what the scheduler has decided; return what became ready because mapped tasks ended with it.
+
+        Args:
+            i: An id that is final too.
+        """
+        decided = self.scheduler.decided
+        if self._items is None:
+            self._announcer.tasks_decided(decided)
+            return []
+        ended = [i, *decided]
+        self._announcer.tasks_decided(decided)
+        ready = []
+        for k in ended:
+            parent = self._items.note_end(k)
+            if parent >= 0 and self.record.state[parent] == PENDING:
+                ready += self._conclude_mapped(parent)
+        return ready
 
     def _stop(self, ready: list[int], *, takes_none: bool) -> list[int]:
         """Take back everything that has not started; return what may start all the same. Under the lock."""
@@ -574,7 +660,7 @@ class Run:
     def _give_up_retry(self, i: int) -> list[int]:
         """End *i*, which has made an attempt and is not to make the next; return what became ready."""
         ready = self._finish(i, CANCELLED)
-        self._announcer.task_ended(i)
+        self.scheduler.decided.append(i)
         return ready
 
     def _finish(self, i: int, state: int) -> list[int]:
@@ -674,7 +760,7 @@ class Run:
         self._is_cancelled = self.is_stopped = True
         self.record.stop_reason = reason
         self._stop(ready, takes_none=True)
-        self._announcer.tasks_decided(self.scheduler.decided)
+        self._tell_decided()
         self._timers.add(self.now() + GRACE, self._abandon)
         self._wake()
 
@@ -689,7 +775,7 @@ class Run:
                     self.record.abandoned_threads += self._pool_of(i).abandon(worker)
                     self.record.ended[i] = self.now()
             self.scheduler.cancel_rest()
-            self._announcer.tasks_decided(self.scheduler.decided)
+            self._tell_decided()
             self._wake()
         self._announcer.deliver()
 

@@ -7,6 +7,7 @@ it is called under the runner's lock and decides from what it was told.
 
     start()        ─► ids that are ready from the beginning
     finish(i, s)   ─► ids that became ready because i ended in state s
+    extend(n)      n more ids, for the items of a mapped task
     retire(i, s)   the same for a caller that walks the ids in order; it asks decide() itself
     stop(...)      from now on only tasks that accept a failure start, or none at all
     decided        ids that got a final state without running; the caller empties it
@@ -73,14 +74,15 @@ class Scheduler:
     """
 
     __slots__ = (
-        "_downstream", "_missing", "_rules", "_stopped", "_tainted", "_takes_none", "_upstream",
+        "_downstream", "_missing", "_rules", "_size", "_stopped", "_tainted", "_takes_none", "_upstream",
         "decided", "is_calm", "remaining", "state",
     )  # fmt: skip
 
-    def __init__(self, graph: Graph, rules: bytes | None) -> None:
+    def __init__(self, graph: Graph, rules: bytes | bytearray | None) -> None:
         self._upstream = graph.upstream
         self._downstream = graph.downstream
         self._rules = rules
+        self._size = len(graph)
         self._missing = list(map(len, graph.upstream))
         self.state = bytearray(len(graph))
         self.remaining = len(graph)
@@ -95,6 +97,21 @@ class Scheduler:
     def start(self) -> list[int]:
         """Return the ids without upstream, ascending."""
         return [i for i, before in enumerate(self._upstream) if not before]
+
+    def extend(self, count: int, rule: int) -> None:
+        """Add *count* ids with trigger rule *rule*, and nothing upstream or downstream."""
+        if len(self._upstream) == self._size:  # the graph has these too
+            self._upstream, self._downstream = [*self._upstream], [*self._downstream]
+            self._rules = self._rules and bytearray(self._rules)
+        self._upstream += [()] * count
+        self._downstream += [()] * count
+        self._missing += [0] * count
+        if isinstance(self._rules, bytearray):
+            self._rules += bytes([rule]) * count
+        if self._stopped:
+            self._tainted += bytes(count)
+        self.state += bytes(count)
+        self.remaining += count
 
     def finish(self, i: int, state: int) -> list[int]:
         """Record that *i* ended in *state*; return what became ready, ascending but for what skips brought."""

@@ -6,6 +6,8 @@ loop gets to one, everything upstream of it is final and the scheduler has decid
 
 from __future__ import annotations
 
+import heapq
+
 from ...exceptions import TaskTimeoutError
 from ...states import PENDING, SUCCEEDED
 from . import Worker
@@ -55,6 +57,7 @@ class InlinePool:
         timeouts: The timeout of an id in seconds; judged when the attempt returns.
         loop: Where coroutines run.
         pick: Chooses which of the ready ids is next, as a position in the list; None for generation order.
+        task_of: Gives the task of an item, in a run with mapped tasks; None in one without.
     """
 
     def __init__(
@@ -63,11 +66,13 @@ class InlinePool:
         timeouts: Mapping[int, float],
         loop: PrivateLoop,
         pick: Callable[[Sequence[int]], int] | None = None,
+        task_of: Callable[[int], int] | None = None,
     ) -> None:
         self._run = run
         self._timeouts = timeouts
         self._loop = loop
         self._pick = pick
+        self._task_of = task_of
         self._ready: list[int] = []
         self.worker = Worker(run, self, "main", is_inline=True)
 
@@ -76,15 +81,16 @@ class InlinePool:
         self._ready += ids
 
     def withdraw(self) -> list[int]:
-        """Take back what is ready and has not started; nothing in generation order, where each id is looked at."""
-        if self._pick is None:
+        """Take back what is ready and has not started; nothing where every id is looked at in order."""
+        if self._pick is None and self._task_of is None:
             return []
-        state, upstream, current = self._run.record.state, self._run.record.upstream, self.worker.current
+        record, current = self._run.record, self.worker.current
+        state, upstream, items = record.state, record.upstream, record.items
         self._ready.clear()
         return [
             i
             for i, own in enumerate(state)
-            if own == PENDING and i != current and all(state[u] >= SUCCEEDED for u in upstream[i])
+            if own == PENDING and i != current and i not in items and all(state[u] >= SUCCEEDED for u in upstream[i])
         ]
 
     def working(self) -> list[Worker]:
@@ -112,10 +118,12 @@ class InlinePool:
     def work(self) -> None:
         """Make all attempts; return when no task can start any more."""
         call = self._run.call_of(self.worker)
-        if self._pick is None:
-            self._work_in_order(call)
-        else:
+        if self._pick is not None:
             self._work_in_any_order(call, self._pick)
+        elif self._task_of is not None:
+            self._work_with_items(call, self._task_of)
+        else:
+            self._work_in_order(call)
 
     def _work_in_order(self, call: Callable[[int], Any]) -> None:
         run, worker, record, scheduler = self._run, self.worker, self._run.record, self._run.scheduler
@@ -160,6 +168,26 @@ class InlinePool:
             if state[i] == PENDING:
                 self._ready += self._attempt(call, i) or ()
             run.run_timers()
+
+    def _work_with_items(self, call: Callable[[int], Any], task_of: Callable[[int], int]) -> None:
+        """Make attempts in generation order, items in the place of their task."""
+        run, state = self._run, self._run.record.state
+        heap: list[tuple[int, int]] = []
+        while True:
+            for i in self._ready:
+                heapq.heappush(heap, (task_of(i), i))
+            self._ready.clear()
+            if heap:
+                _, i = heapq.heappop(heap)
+                if state[i] == PENDING:
+                    self._ready += self._attempt(call, i) or ()
+                run.run_timers()
+                while run.is_backing_off(i):
+                    run.wait_for_timer()
+            elif run.is_backing_off():
+                run.wait_for_timer()
+            else:
+                return
 
     def _attempt(self, call: Callable[[int], Any], i: int) -> list[int] | None:
         run, worker, record = self._run, self.worker, self._run.record
