@@ -27,7 +27,7 @@ from .context import holder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
     from typing import Any
 
     from .dag import DAG
@@ -44,7 +44,8 @@ class VirtualClock:
     """A clock that jumps to the next thing that happens, as soon as everything waits for it.
 
     Backoff, timeouts and :meth:`sleep` take no real time. Time stands still while a task works, so tasks under test
-    call ``clock.sleep`` where they would call ``time.sleep``.
+    call ``clock.sleep`` where they would call ``time.sleep``, and ``await clock.sleep_async(...)`` where they would
+    await ``asyncio.sleep``. Tasks in processes have no virtual time.
 
     Args:
         start: The first reading, in seconds; above 0.
@@ -56,7 +57,7 @@ class VirtualClock:
         self._now = start
         self._lock = threading.Lock()
         self._order = itertools.count()
-        self._sleepers: list[tuple[float, int, Any, threading.Lock]] = []
+        self._sleepers: list[tuple[float, int, Any, Callable[[], object]]] = []
         self._wake_ups: list[SimpleQueue[None]] = []
         """One for each run that waits on this clock."""
 
@@ -81,13 +82,28 @@ class VirtualClock:
             return
         gate = threading.Lock()
         gate.acquire()
-        with self._lock:
-            heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), worker, gate))
-            for wake_ups in self._wake_ups:
-                wake_ups.put(None)
+        self._wake_in(seconds, worker, gate.release)
         while not gate.acquire(timeout=_LOOK_AGAIN):
             if worker.is_abandoned:
                 return
+
+    async def sleep_async(self, seconds: float) -> None:
+        """Let *seconds* of virtual time pass for the calling ``async def`` task."""
+        import asyncio  # noqa: PLC0415 - whoever calls this has it
+
+        worker: Any = holder.get()
+        if worker is None or worker.is_inline:
+            self.sleep(seconds)
+            return
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        self._wake_in(seconds, worker, lambda: loop.call_soon_threadsafe(woken.set))
+        await woken.wait()
+
+    def _wake_in(self, seconds: float, worker: Any, wake: Callable[[], object]) -> None:
+        with self._lock:
+            heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), worker, wake))
+            for wake_ups in self._wake_ups:
+                wake_ups.put(None)
 
     def wait(self, wake_ups: SimpleQueue[None], deadline: float | None, is_quiet: IsQuiet) -> None:
         """Block until there is a wake-up, or until nothing is left to wait for but *deadline*."""
@@ -113,9 +129,9 @@ class VirtualClock:
             if not is_quiet(asleep):
                 return False
             if self._sleepers and (deadline is None or self._sleepers[0][0] <= deadline):
-                until, _, _, gate = heapq.heappop(self._sleepers)
+                until, _, _, wake = heapq.heappop(self._sleepers)
                 self._now = max(self._now, until)
-                gate.release()
+                wake()
                 return False
             if deadline is not None:
                 self._now = deadline

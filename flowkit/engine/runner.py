@@ -307,10 +307,14 @@ class Run:
 
         return make_call(program, self._arity, self.record.values, context, special)
 
-    def start_coroutine(self, worker: Worker, i: int) -> Awaitable[Any]:
-        """Call the coroutine function of *i*, as one attempt on *worker*."""
+    def start_coroutine(self, worker: Worker, i: int, enter: Callable[..., Any]) -> Awaitable[Any]:
+        """Call the coroutine function of *i*, as one attempt on *worker*; nothing of it runs before it is awaited.
+
+        Args:
+            enter: Calls the condition.
+        """
         if self._arity[i] == SPECIAL:
-            args, kwargs = self._prepare(worker, i, _call)
+            args, kwargs = self._prepare(worker, i, enter)
         else:
             args, kwargs = self._arguments.of_function(i, _no_context)
         return self.program.funcs[i](*args, **kwargs)  # type: ignore[no-any-return]
@@ -810,10 +814,6 @@ class Run:
 
             self._rng = random.Random()  # noqa: S311 - jitter is no secret
         return self._rng
-
-
-def _call(function: Callable[..., Any], *args: Any) -> Any:
-    return function(*args)
 
 
 def _no_context() -> TaskContext:

@@ -14,8 +14,9 @@ import asyncio
 import threading
 from collections import deque
 
+from ...context import holder
 from ...exceptions import FlowkitError
-from . import NotStartedError, Worker, context_for
+from . import NotStartedError, Worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
         context: Context
 
-        def start_coroutine(self, worker: Worker, i: int) -> Awaitable[Any]:
-            """Call the coroutine function of *i*, as one attempt on *worker*."""
+        def start_coroutine(self, worker: Worker, i: int, enter: Callable[..., Any]) -> Awaitable[Any]:
+            """Call the coroutine function of *i*, as one attempt on *worker*; *enter* calls the condition."""
 
         def check_value(self, i: int, value: Any) -> None:
             """Raise TaskResultError if *value* cannot be handed on."""
@@ -56,6 +57,14 @@ class _Coroutine(Worker):
         self.current = i
         self.has_begun = False
         self.task: asyncio.Task[None] | None = None
+
+    def enter(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call *function* as a part of the attempt."""
+        token = holder.set(self)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            holder.reset(token)
 
 
 class CoroutinePool:
@@ -187,7 +196,7 @@ class CoroutinePool:
             self._free -= 1
             worker = _Coroutine(run, self, i)
             working[worker] = None
-            worker.task = loop.create_task(self._work(worker, i), context=context_for(worker, run.context))
+            worker.task = loop.create_task(self._work(worker, i), context=run.context.copy())
         if not working and self._on_idle is not None:
             self._on_idle()
 
@@ -199,9 +208,13 @@ class CoroutinePool:
         try:
             if worker.is_abandoned or (run.is_stopped and not run.admits(i)):
                 raise NotStartedError
-            value = await run.start_coroutine(worker, i)
+            awaitable = run.start_coroutine(worker, i, worker.enter)
+            holder.set(worker)
+            value = await awaitable
+            holder.set(None)  # observers are told below, and are no part of the task
             run.check_value(i, value)
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
+            holder.set(None)
             ready = run.failed(worker, i, error)
         else:
             ready = run.succeeded(worker, i, value)
@@ -209,7 +222,8 @@ class CoroutinePool:
         self._discard(worker)
         if ready:
             self._ready.extend(ready)
-        self._start_ready()
+        if self._ready or not self._working:
+            self._start_ready()
 
     def _discard(self, worker: _Coroutine) -> None:
         if worker in self._working:
