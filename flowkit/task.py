@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
+from contextvars import ContextVar
 from importlib import import_module
 from itertools import pairwise
 from types import FunctionType
@@ -48,6 +49,8 @@ else:
         return signature
 
 
+is_main_elsewhere: ContextVar[bool] = ContextVar("flowkit_is_main_elsewhere", default=False)
+"""Whether something is pickled for a process whose ``__main__`` module is another one."""
 _LONGEST_NAME = 200
 _MISSING: Any = object()
 _PLAIN = TaskOptions("task")
@@ -579,9 +582,13 @@ def find_task(func: Any) -> Task[..., Any] | None:
 
 
 def is_main_importable() -> bool:
-    """Return whether processes that this one starts have its ``__main__`` module: not in a notebook, or with -c."""
+    """Return whether the processes for which something is pickled now have the ``__main__`` module of this one.
+
+    Those that this one starts have it, but not in a notebook, or with -c.
+    """
     main = sys.modules["__main__"]
-    return getattr(main, "__spec__", None) is not None or hasattr(main, "__file__")
+    has_file = getattr(main, "__spec__", None) is not None or hasattr(main, "__file__")
+    return has_file and not is_main_elsewhere.get()
 
 
 def _task_at(module: str, name: str) -> Any:

@@ -32,7 +32,7 @@ LAYERS = (
     # the doors
     "dag workflow",
     # on top
-    "testing cli __main__ __init__",
+    "testing cli __main__ __init__ integrations integrations.dask",
 )
 """Every module by its layer, the lowest first. A module that is not in here has no place yet: give it one."""
 

@@ -358,6 +358,15 @@ class Run:
         """Return whether an attempt of *i* takes nothing but results by position, and nothing watches its time."""
         return self.program.arity[i] != SPECIAL and i not in self.program.uses
 
+    def is_needed_elsewhere_only(self, i: int) -> bool:
+        """Return whether the result of *i* is used, and only by attempts on a foreign executor."""
+        task = i if self._items is None else self._items.task_of(i)
+        after = self.program.graph.downstream[task]
+        kinds = self._kinds
+        return bool(after) and all(
+            (kinds is None or kinds[j] == "foreign") and j not in self.program.mapped for j in after
+        )
+
     def add_cleanup(self, handler: Callable[[], object]) -> None:
         """Have *handler* run if the run does not end well."""
         self._cleanup.add(handler)

@@ -11,16 +11,18 @@ to end by itself.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from queue import SimpleQueue
 
 from ...context import TaskContext, holder
 from ...exceptions import FlowkitError, describe, shown
+from ...task import is_main_elsewhere
 from ..loops import PrivateLoop
 from . import NotStartedError, Worker, remote
 from .remote import read_answer
-from .shipping import Spec
+from .shipping import Spec, decode, encode_spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ if TYPE_CHECKING:
             Without a condition the attempt counts as started.
             """
 
+        def is_needed_elsewhere_only(self, i: int) -> bool:
+            """Return whether the result of *i* is used, and only by attempts on a foreign executor."""
+
         def failed(
             self, worker: Worker, i: int, error: BaseException, *, may_retry: bool | None = None
         ) -> list[int] | None:
@@ -64,8 +69,9 @@ class _Here:
         return bool, ()
 
 
-def _is_here(token: object) -> bool:
-    return isinstance(token, _Here)
+def _look_around(token: object) -> tuple[bool, str]:
+    """Return whether this is still the process of the run, and the file of the ``__main__`` module here."""
+    return isinstance(token, _Here), getattr(sys.modules["__main__"], "__file__", "")
 
 
 class _Foreign(Worker):
@@ -73,13 +79,15 @@ class _Foreign(Worker):
 
     Attributes:
         future: The executor's promise.
+        keeps: Whether the result stays where the attempt is made.
     """
 
-    __slots__ = ("future",)
+    __slots__ = ("future", "keeps")
 
     def __init__(self, run: Attempts, pool: object, name: str, i: int) -> None:
         super().__init__(run, pool, name)
         self.current = i
+        self.keeps = False
         self.future: Future[Any] | None = None
 
 
@@ -113,8 +121,13 @@ class ForeignPool:
         """What our thread is to do next; None to end."""
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._submit_kept = getattr(executor, "submit_kept", None)
+        """Submits a call whose result stays away; None if the executor has no such thing."""
         self._is_here: bool | None = None
         """Whether the executor's workers share this process; None until it was found out."""
+        self._has_main = True
+        """Whether their ``__main__`` module is ours."""
+        self._specs: dict[Any, list[bytes]] = {}
 
     # ------------------------------------------------------------ from any thread
 
@@ -195,20 +208,36 @@ class ForeignPool:
     def _submit(self, worker: _Foreign, i: int, *, is_condition_known: bool = False) -> None:
         run = self._run
         if self._is_here is None:
-            self._is_here = self._ask(i, _is_here, _Here()).result()
+            self._is_here, main = self._ask(i, _look_around, _Here()).result()
+            self._has_main = main == getattr(sys.modules["__main__"], "__file__", "")
         if self._is_here:
             future = self._ask(i, _attempt_here, run.call_of(worker), i)
         else:
             arguments, asks = run.arguments_for(worker, i, is_condition_known=is_condition_known)
             name, attempt = run.record.names[i], run.record.attempts_of(i) or 1
             call = _ask_away if asks else _attempt_away
-            future = self._ask(i, call, Spec.of(run.task_of(i)), name, run.run_id, attempt, arguments)
+            worker.keeps = not asks and self._submit_kept is not None and run.is_needed_elsewhere_only(i)
+            submit = self._submit_kept if worker.keeps else None
+            future = self._ask(i, call, self._spec_of(i), name, run.run_id, attempt, arguments, submit=submit)
         worker.future = future
         future.add_done_callback(lambda future: self._calls.put(lambda: self._take(worker, i, future)))
 
-    def _ask(self, i: int, call: Callable[..., Any], *args: Any) -> Future[Any]:
+    def _spec_of(self, i: int) -> list[bytes]:
+        """Return what a worker needs to know of *i*, as bytes."""
+        spec = Spec.of(self._run.task_of(i))
+        known = self._specs.get(spec.key)
+        if known is None:
+            token = is_main_elsewhere.set(not self._has_main)
+            try:
+                packed = encode_spec(self._run.record.names[i], spec)
+            finally:
+                is_main_elsewhere.reset(token)
+            known = self._specs[spec.key] = [bytes(part) for part in packed]
+        return known
+
+    def _ask(self, i: int, call: Callable[..., Any], *args: Any, submit: Any = None) -> Future[Any]:
         try:
-            return self._executor.submit(call, *args)
+            return (submit or self._executor.submit)(call, *args)
         except Exception as error:
             raise FlowkitError(
                 f"the executor {shown(self._executor)} did not take task {self._run.record.names[i]!r}; pass one that "
@@ -225,6 +254,9 @@ class ForeignPool:
         except BaseException as broken:  # noqa: BLE001 - nothing of the task's own gets here: the executor failed
             error, may_retry = self._failure(worker, i, broken), False
         else:
+            if worker.keeps and answer == "kept":
+                self._end(worker, run.succeeded(worker, i, content))
+                return
             if answer == "holds":
                 try:
                     self._submit(worker, i, is_condition_known=True)
@@ -281,12 +313,12 @@ def _attempt_here(call: Callable[[int], Any], i: int) -> tuple[str, Any]:
         return "raised", error
 
 
-def _attempt_away(spec: Spec, name: str, run_id: str, attempt: int, arguments: Sequence[Any]) -> Any:
+def _attempt_away(spec: list[bytes], name: str, run_id: str, attempt: int, arguments: Sequence[Any]) -> Any:
     """Make an attempt; return its answer and, as bytes, what belongs to it."""
     return _answer(spec, name, run_id, attempt, arguments, None)
 
 
-def _ask_away(spec: Spec, name: str, run_id: str, attempt: int, arguments: Sequence[Any]) -> Any:
+def _ask_away(spec: list[bytes], name: str, run_id: str, attempt: int, arguments: Sequence[Any]) -> Any:
     """Ask the condition; return "holds", or the answer of a task that is not to run."""
 
     def end_here() -> None:
@@ -312,14 +344,45 @@ class _Away:
         return self._context
 
 
+def attempt_kept(spec: list[bytes], name: str, run_id: str, attempt: int, arguments: Sequence[Any]) -> Any:
+    """Make an attempt and return the task's value itself.
+
+    Raises:
+        Ended: There is none.
+    """
+    answer, content = _attempt(spec, name, run_id, attempt, arguments, None)
+    if answer is None:
+        return content[0]
+    raise remote.Ended(answer, content)
+
+
 def _answer(
-    spec: Spec,
+    spec: list[bytes],
     name: str,
     run_id: str,
     attempt: int,
     arguments: Sequence[Any],
     on_condition: Callable[[], None] | None,
 ) -> Any:
+    answer, content = _attempt(spec, name, run_id, attempt, arguments, on_condition)
+    if answer is None:
+        answer, content = remote.answer_value(*content)
+    return answer, [bytes(part) for part in content]
+
+
+def _attempt(
+    spec_parts: list[bytes],
+    name: str,
+    run_id: str,
+    attempt: int,
+    arguments: Sequence[Any],
+    on_condition: Callable[[], None] | None,
+) -> tuple[Any, Any]:
+    """Return None and the value and seconds of an attempt, or its answer and blocks if it gave no value."""
+    try:
+        spec = decode(spec_parts)
+    except BaseException as error:  # noqa: BLE001 - what is imported for it is the user's
+        return remote.answer_refused(error)
     *arguments, upstream = arguments
     context = TaskContext(
         name, run_id, attempt, remote.Unsent() if upstream is None else upstream, lambda: False, _no_cleanup
@@ -327,17 +390,14 @@ def _answer(
     token = holder.set(_Away(context))
     loop = PrivateLoop()
     try:
-        value, seconds = remote.attempt(spec, arguments, context, loop, on_condition)
+        return None, remote.attempt(spec, arguments, context, loop, on_condition)
     except _HoldsError:
         raise
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
-        answer, parts = remote.answer_error(spec, error)
-    else:
-        answer, parts = remote.answer_value(value, seconds)
+        return remote.answer_error(spec, error)
     finally:
         holder.reset(token)
         loop.close()
-    return answer, [bytes(part) for part in parts]
 
 
 def _no_cleanup(handler: Callable[[], object]) -> None:

@@ -120,6 +120,20 @@ def answer_error(spec: Spec, error: BaseException) -> Answer:
     return ("error", type(error).__name__, text_of(error), trace, may_retry), packed
 
 
+class Ended(Exception):  # noqa: N818 - no error: how an attempt answers whose result is to stay where it is
+    """Carries the answer of an attempt that gave no value.
+
+    Attributes:
+        answer: The answer.
+        parts: Its blocks.
+    """
+
+    def __init__(self, answer: tuple[Any, ...], parts: Sequence[Part]) -> None:
+        super().__init__(answer, parts)
+        self.answer = answer
+        self.parts = parts
+
+
 def answer_refused(error: BaseException) -> Answer:
     """Return the answer to a call that could not be unpickled."""
     return ("refused", describe(error)), ()

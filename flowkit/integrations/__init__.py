@@ -1,0 +1,1 @@
+"""Other people's systems, each behind an extra of its own."""
