@@ -283,7 +283,7 @@ def test_max_workers_is_a_count(give, value):
 def test_an_unknown_executor_lists_the_known_ones(give, value):
     with pytest.raises(OptionError) as caught:
         give(executor=value)
-    assert f"executor={value!r} must be one of 'thread', 'sequential'" in str(caught.value)
+    assert f"executor={value!r} must be one of 'thread', 'process', 'async', 'sequential'" in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [0, -1, NAN, INF, "3", True, 2e9, 10**400], ids=lambda v: repr(v)[:12])
@@ -1342,8 +1342,8 @@ def test_a_fork_inside_of_a_task_leaves_the_run_to_the_parent(script, executor):
 
 # ---------------------------------------------------------------- what this version does not have
 
-NOT_YET_RUN = {"state": "state.json", "resume": True, "progress": True, "executor": "process"}
-NOT_YET_TASK = {"executor": "process", "persist": False, "version": "2"}
+NOT_YET_RUN = {"state": "state.json", "resume": True, "progress": True}
+NOT_YET_TASK = {"persist": False, "version": "2"}
 
 
 def refusal(name, refuse):
@@ -1356,10 +1356,7 @@ def refusal(name, refuse):
         *[refusal(f"run({k}={v!r})", lambda k=k, v=v: alone(one).run(**{k: v})) for k, v in NOT_YET_RUN.items()],
         *[refusal(f"DAG({k}={v!r})", lambda k=k, v=v: DAG("etl", **{k: v})) for k, v in NOT_YET_RUN.items()],
         *[refusal(f"Task({k}={v!r})", lambda k=k, v=v: Task("t", one, **{k: v})) for k, v in NOT_YET_TASK.items()],
-        refusal("run(executor='async')", lambda: alone(one).run(executor="async")),
-        refusal("Task(executor='async')", lambda: Task("t", one, executor="async")),
         refusal("run(executor=Executor)", lambda: alone(one).run(executor=ThreadPoolExecutor(1))),
-        refusal("async def task", lambda: alone(coroutine_function).run()),
     ],
 )
 def test_what_is_not_built_yet_is_refused_rather_than_ignored(refuse):

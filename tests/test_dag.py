@@ -79,7 +79,7 @@ def test_defaults_and_arguments_are_checked_alike(options):
 
 
 def test_an_unknown_executor_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(OptionError, match="executor='fiber' must be one of 'thread', 'sequential'"):
+    with pytest.raises(OptionError, match="executor='fiber' must be one of 'thread', 'process', 'async', 'sequential'"):
         etl().run(executor="fiber")
 
 

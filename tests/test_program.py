@@ -173,11 +173,6 @@ def test_by_names_alone_leftover_results_only_order():
 async def coroutine(): ...
 
 
-def test_a_coroutine_function_is_refused_until_there_is_a_loop_for_it():
-    with pytest.raises(OptionError, match=r"task 'a' .* is an async def function, which"):
-        program(Task("a", coroutine))
-
-
 @pytest.mark.parametrize("rule", ["one_failed", "all_failed"])
 def test_a_rule_that_could_never_be_met_is_a_definition_error(rule):
     with pytest.raises(OptionError, match=f"trigger='{rule}' and nothing upstream, so it could never start"):
@@ -199,7 +194,7 @@ def test_one_problem_is_raised_as_itself_and_many_as_one_error_that_lists_them()
     with pytest.raises(BindingError):
         program(a)
     with pytest.raises(DefinitionError) as caught:
-        program(a, b, Task("c", coroutine), Task("b", lambda: 0))
+        program(a, b, Task("c", lambda: 0, trigger="one_failed"), Task("b", lambda: 0))
     kinds = [type(problem) for problem in caught.value.problems]
     assert kinds.count(BindingError) == 1
     assert kinds.count(DuplicateTaskError) == 1

@@ -1,6 +1,6 @@
 """The contract between a run and its workers, with a fake run that says what is ready.
 
-Both pools are given the same graphs; what differs (threads, order) is tested below.
+All pools are given the same graphs; what differs (threads, order) is tested below, and in ``test_coroutines.py``.
 """
 
 import contextvars
@@ -11,7 +11,9 @@ import pytest
 
 from flowkit import FlowkitError
 from flowkit.context import holder
+from flowkit.engine.loops import PrivateLoop
 from flowkit.engine.workers import NotStartedError, Worker, context_for
+from flowkit.engine.workers.coroutines import CoroutinePool
 from flowkit.engine.workers.inline import InlinePool
 from flowkit.engine.workers.threads import ThreadPool
 from flowkit.states import FAILED, PENDING, SUCCEEDED
@@ -111,6 +113,15 @@ class FakeRun:
 
     def check_process(self): ...
 
+    # What only a pool of coroutines asks.
+
+    context = contextvars.copy_context()
+
+    async def start_coroutine(self, worker, i):
+        return self.call_of(worker)(i)
+
+    def check_value(self, i, value): ...
+
 
 def roots(run):
     return [i for i, before in enumerate(run.record.upstream) if not before]
@@ -129,13 +140,19 @@ def run_all(upstream, make, funcs=None):
     return run
 
 
+def inline(run, timeouts=None, pick=None):
+    return InlinePool(run, timeouts or {}, PrivateLoop(), pick)
+
+
 CHAIN = [[], [0], [1], [2], [3]]
 DIAMOND = [[], [0], [0], [0], [1, 2, 3]]
 POOLS = {
-    "inline": lambda run: InlinePool(run, {}),
-    "inline, last first": lambda run: InlinePool(run, {}, lambda ready: len(ready) - 1),
+    "inline": inline,
+    "inline, last first": lambda run: inline(run, pick=lambda ready: len(ready) - 1),
     "one thread": lambda run: ThreadPool(run, 1),
     "four threads": lambda run: ThreadPool(run, 4),
+    "coroutines": lambda run: CoroutinePool(run, None),
+    "two coroutines": lambda run: CoroutinePool(run, 2),
 }
 
 
@@ -320,7 +337,7 @@ def test_an_abandoned_worker_ends_and_another_takes_its_place():
     (stuck,) = pool.working()
     with run.lock:
         stuck.is_abandoned = True
-    pool.replace(stuck)
+        assert pool.abandon(stuck) == 1
     run.done.append(0)  # as the run does when it gives up on an attempt
     pool.add([])
     assert run.finished.wait(5)
@@ -346,7 +363,7 @@ def test_a_worker_that_takes_the_place_of_another_has_a_name_of_its_own():
     inside.wait(5)
     stuck = next(worker for worker in pool.working() if worker.current == 0)
     stuck.is_abandoned = True
-    pool.replace(stuck)
+    assert pool.abandon(stuck) == 1
     run.done.append(0)
     pool.add([3])
     assert run.finished.wait(5)
@@ -368,7 +385,7 @@ def test_closing_waits_for_the_attempts_but_not_for_abandoned_ones():
     inside.wait(5)
     for worker in pool.working():
         worker.is_abandoned = True
-    pool.close()
+    assert pool.close() == 0  # whoever abandoned them has counted them
     assert run.done == []
     go_on.set()
     for thread in run.threads.values():
@@ -469,7 +486,7 @@ def test_a_worker_that_is_woken_before_it_sleeps_takes_the_wake_up_with_it():
 def test_inline_runs_in_the_calling_thread_in_the_order_of_ids():
     """0 ─► 3, 1 ─► 2"""
     run = FakeRun([[], [], [1], [0]])
-    pool = InlinePool(run, {})
+    pool = inline(run)
     pool.work()
     assert run.done == [0, 1, 2, 3]
     assert set(run.threads.values()) == {threading.current_thread()}
@@ -479,7 +496,7 @@ def test_inline_runs_in_the_calling_thread_in_the_order_of_ids():
 def test_inline_takes_the_ready_ids_in_the_order_in_which_they_are_picked():
     """0, 1 ─► 2"""
     run = FakeRun([[], [], [1]])
-    pool = InlinePool(run, {}, lambda ready: len(ready) - 1)
+    pool = inline(run, pick=lambda ready: len(ready) - 1)
     pool.add([0, 1])
     pool.work()
     assert run.done == [1, 2, 0]
@@ -489,7 +506,7 @@ def test_inline_withdraws_what_is_ready_but_not_what_it_is_in():
     """0, 1, 2 ─► 3; last first, so 2 comes first"""
     withdrawn = []
     run = FakeRun([[], [], [], [2]], {2: lambda: withdrawn.extend(pool.withdraw())})
-    pool = InlinePool(run, {}, lambda ready: len(ready) - 1)
+    pool = inline(run, pick=lambda ready: len(ready) - 1)
     pool.add([0, 1, 2])
     pool.work()
     assert withdrawn == [0, 1]
@@ -500,7 +517,7 @@ def test_inline_withdraws_what_is_ready_but_not_what_it_is_in():
 def test_inline_leaves_out_what_is_final_already(pick):
     """0, 1"""
     run = FakeRun([[], []], {0: lambda: run.record.state.__setitem__(1, FAILED)})
-    pool = InlinePool(run, {}, pick)
+    pool = inline(run, pick=pick)
     pool.add([0, 1])
     pool.work()
     assert run.done == [0]
@@ -511,7 +528,7 @@ def test_inline_asks_about_each_id_once_something_has_gone_wrong():
     run = FakeRun([[], [], []])
     run.scheduler = SimpleNamespace(is_calm=False)
     run.starts_now = lambda i: i == 2
-    InlinePool(run, {}).work()
+    inline(run).work()
     assert run.done == [2]
 
 
@@ -519,7 +536,7 @@ def test_inline_notes_the_results_itself_in_a_run_that_nobody_watches():
     """0, 1: 1 raises"""
     run = FakeRun([[], []], {0: lambda: "value", 1: lambda: {}["no"]})
     run.is_plain = True
-    InlinePool(run, {}).work()
+    inline(run).work()
     assert (run.record.values[0], run.record.state[0]) == ("value", SUCCEEDED)
     assert run.record.ended[0] > run.record.started[0] > 0
     assert list(run.errors) == [1]
@@ -527,15 +544,15 @@ def test_inline_notes_the_results_itself_in_a_run_that_nobody_watches():
 
 def test_inline_judges_a_timeout_when_the_attempt_returns():
     run = FakeRun([[], []])
-    InlinePool(run, {0: 0.5, 1: 100.0}).work()  # the fake clock moves on by 1 with each look
+    inline(run, {0: 0.5, 1: 100.0}).work()  # the fake clock moves on by 1 with each look
     assert list(run.errors) == [0]
     assert str(run.errors[0]) == "attempt 1 of task 't0' took longer than its timeout of 0.5 s"
 
 
-def test_the_calling_thread_cannot_be_replaced():
-    pool = InlinePool(FakeRun([[]]), {})
-    pool.replace(pool.worker)
-    pool.close()
+def test_the_calling_thread_cannot_be_left_behind():
+    pool = inline(FakeRun([[]]))
+    assert pool.abandon(pool.worker) == 0
+    assert pool.close() == 0
     assert pool.working() == []
     assert not pool.is_starting()
 
@@ -544,7 +561,7 @@ def test_the_calling_thread_cannot_be_replaced():
 
 
 def test_between_attempts_a_worker_has_no_context():
-    worker = Worker(FakeRun([[]]), "one")
+    worker = Worker(FakeRun([[]]), None, "one")
     assert worker.task_context() is None
     worker.current = 0
     assert worker.task_context() == ("one", 0)
@@ -552,7 +569,7 @@ def test_between_attempts_a_worker_has_no_context():
 
 
 def test_a_worker_is_found_in_its_own_copy_of_the_context_only():
-    worker = Worker(FakeRun([[]]), "one")
+    worker = Worker(FakeRun([[]]), None, "one")
     own = context_for(worker, contextvars.copy_context())
     assert own.run(holder.get) is worker
     assert holder.get() is None
