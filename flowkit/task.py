@@ -586,9 +586,13 @@ def is_main_importable() -> bool:
 
     Those that this one starts have it, but not in a notebook, or with -c.
     """
+    return _has_main_file() and not is_main_elsewhere.get()
+
+
+@functools.cache
+def _has_main_file() -> bool:
     main = sys.modules["__main__"]
-    has_file = getattr(main, "__spec__", None) is not None or hasattr(main, "__file__")
-    return has_file and not is_main_elsewhere.get()
+    return getattr(main, "__spec__", None) is not None or hasattr(main, "__file__")
 
 
 def _task_at(module: str, name: str) -> Any:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .binding import Source
     from .program import Program
 
-_HANDED_ON = (int, str, float, bool, type(None), list, dict, tuple, set, bytes)
+HANDED_ON = frozenset({int, str, float, bool, type(None), list, dict, tuple, set, bytes})
 """Types that need no look at whether they can be handed on."""
 
 
@@ -87,7 +87,7 @@ def make_call(
     """
     funcs, sources = program.funcs, program.sources
     copy, value_of = context.copy, values.__getitem__
-    handed_on = set(_HANDED_ON)
+    handed_on = set(HANDED_ON)
 
     def call(i: int) -> Any:
         kind = arity[i]

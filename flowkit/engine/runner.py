@@ -493,6 +493,13 @@ class Run:
         self._announcer.deliver()
         return ready
 
+    def _conclude_item(self, i: int) -> list[int]:
+        """Do what :meth:`_conclude` does for an item that has succeeded, unwatched and without a limit."""
+        assert self._items is not None  # noqa: S101 - for the type checker: there is a mapped task
+        self.scheduler.finish(i, SUCCEEDED)
+        parent = self._items.note_end(i)
+        return self._conclude_mapped(parent) if parent >= 0 else []
+
     def _conclude_mapped(self, i: int) -> list[int]:
         """End the mapped task *i*, whose items are final; return what became ready. Under the lock."""
         assert self._items is not None  # noqa: S101 - for the type checker: there is a mapped task
@@ -535,10 +542,14 @@ class Run:
             if worker.is_abandoned:
                 return None
             ready = []
-            if self.record.state[i] == PENDING:
-                self.record.ended[i] = self.now()
-                self.record.values[i] = value
-                ready = self._conclude(i, SUCCEEDED)
+            record = self.record
+            if record.state[i] == PENDING:
+                record.ended[i] = self.now()
+                record.values[i] = value
+                if i >= record.count and self._limits is None and not self._announcer.is_watched:
+                    ready = self._conclude_item(i)
+                else:
+                    ready = self._conclude(i, SUCCEEDED)
         self._announcer.deliver()
         return self._keep(worker, ready)
 

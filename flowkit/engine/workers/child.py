@@ -25,8 +25,9 @@ from ...context import TaskContext, holder
 from ...exceptions import NotPicklableError, describe, shown
 from ...hooks import quiet_logger
 from ..loops import PrivateLoop
-from . import remote, wire
+from . import remote
 from .shipping import decode, encode
+from .wire import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,13 +54,14 @@ def main(connection: Connection, side: Connection, run_id: str, log_level: int) 
         log_level: From which level on records of the logger ``flowkit`` are sent back.
     """
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the parent; and a program started here gets its own
-    child = _Child(connection, side, run_id)
+    channel = Channel(connection)
+    child = _Child(channel, Channel(side), run_id)
     threading.Thread(target=child.listen, name="flowkit-listen", daemon=True).start()
     _send_logs(child, log_level)
     try:
         child.send(-1, ("ready",))
         while True:
-            child.serve(*wire.receive(connection, lambda: None))
+            child.serve(*channel.receive(_nothing))
     except (EOFError, OSError):
         return
 
@@ -67,13 +69,14 @@ def main(connection: Connection, side: Connection, run_id: str, log_level: int) 
 class _Child:
     """This process as a worker."""
 
-    def __init__(self, connection: Connection, side: Connection, run_id: str) -> None:
-        self._connection = connection
+    def __init__(self, channel: Channel, side: Channel, run_id: str) -> None:
+        self._channel = channel
         self._side = side
         self._run_id = run_id
         self._specs: dict[int, Spec] = {}
         self._unwanted: set[int] = set()
-        self._context: TaskContext | None = None
+        self._now: tuple[int, str, int, Any] | None = None
+        """Id, name, attempt and upstream runs of what is called now."""
         self._loop = PrivateLoop()
         self._answers: list[tuple[Any, ...]] = []
         self._parts: list[Part] = []
@@ -83,7 +86,17 @@ class _Child:
 
     def task_context(self) -> TaskContext | None:
         """Return the context of the attempt running now."""
-        return self._context
+        if self._now is None:
+            return None
+        i, name, attempt, upstream = self._now
+        return TaskContext(
+            name,
+            self._run_id,
+            attempt,
+            remote.Unsent() if upstream is None else upstream,
+            lambda: i in self._unwanted,
+            lambda handler: self._add_cleanup(name, handler),
+        )
 
     def listen(self) -> None:
         """Note which attempts are to stop; end the process with its parent, whatever ends that."""
@@ -91,12 +104,13 @@ class _Child:
         from multiprocessing.connection import wait  # noqa: PLC0415
 
         parent = multiprocessing.parent_process()
-        watched: list[Any] = [self._side] if parent is None else [self._side, parent.sentinel]
+        side = self._side.connection
+        watched: list[Any] = [side] if parent is None else [side, parent.sentinel]
         while True:
-            if self._side not in wait(watched):
+            if side not in wait(watched):
                 os._exit(1)
             try:
-                self._unwanted.add(int.from_bytes(self._side.recv_bytes(), "little"))
+                self._unwanted.add(self._side.receive(_nothing)[0])
             except (EOFError, OSError):  # this worker is not needed any more, and between calls knows so itself
                 wait(watched[1:], _LONGEST_FAREWELL)
                 os._exit(1)
@@ -120,7 +134,7 @@ class _Child:
     def _flush(self) -> None:
         answers, parts = self._answers, self._parts
         self._answers, self._parts = [], []
-        wire.send(self._connection, answers, parts)
+        self._channel.send(answers, parts)
         self._last_sent = time.perf_counter()
 
     def serve(self, calls: list[tuple[Any, ...]], parts: Sequence[Part]) -> None:
@@ -130,7 +144,7 @@ class _Child:
         self._last_sent = time.perf_counter()
         for number, (i, name, attempt, spec_number, spec_size, size, asks) in enumerate(calls, 1):
             if is_batch:
-                self._side.send_bytes(b".")
+                self._side.mark()
             middle, end = first + spec_size, first + spec_size + size
             try:
                 spec, *arguments = self._unpack(spec_number, parts[first:middle], parts[middle:end])
@@ -153,21 +167,15 @@ class _Child:
         self, i: int, name: str, attempt: int, spec: Spec, arguments: Sequence[Any], *, asks: bool
     ) -> remote.Answer:
         *arguments, upstream = arguments
-        context = self._context = TaskContext(
-            name,
-            self._run_id,
-            attempt,
-            remote.Unsent() if upstream is None else upstream,
-            lambda: i in self._unwanted,
-            lambda handler: self._add_cleanup(name, handler),
-        )
+        self._now = i, name, attempt, upstream
+        context = None if upstream is None else self.task_context()
         on_condition = (lambda: self.send(i, ("holds",))) if asks else None
         try:
-            value, seconds = remote.attempt(spec, arguments, context, self._loop, on_condition)
+            value, seconds = remote.attempt(name, spec, arguments, context, self._loop, on_condition)
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
             return remote.answer_error(spec, error)
         finally:
-            self._context = None
+            self._now = None
         return remote.answer_value(value, seconds)
 
     def _add_cleanup(self, name: str, handler: Any) -> None:
@@ -181,6 +189,9 @@ class _Child:
                 f"{describe(error)}. Make it a function at module level, or functools.partial of one.",
             ) from error
         self.send(-1, ("cleanup",), packed)
+
+
+def _nothing() -> None: ...
 
 
 def _send_logs(child: _Child, level: int) -> None:

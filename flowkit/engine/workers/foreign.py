@@ -390,7 +390,7 @@ def _attempt(
     token = holder.set(_Away(context))
     loop = PrivateLoop()
     try:
-        return None, remote.attempt(spec, arguments, context, loop, on_condition)
+        return None, remote.attempt(name, spec, arguments, context, loop, on_condition)
     except _HoldsError:
         raise
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome

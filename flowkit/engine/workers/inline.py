@@ -181,9 +181,10 @@ class InlinePool:
                 _, i = heapq.heappop(heap)
                 if state[i] == PENDING:
                     self._ready += self._attempt(call, i) or ()
-                run.run_timers()
-                while run.is_backing_off(i):
-                    run.wait_for_timer()
+                if run.timers:
+                    run.run_timers()
+                    while run.is_backing_off(i):
+                        run.wait_for_timer()
             elif run.is_backing_off():
                 run.wait_for_timer()
             else:

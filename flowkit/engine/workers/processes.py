@@ -39,10 +39,11 @@ from ...exceptions import (
 )
 from ...hooks import log_broken_hook, quiet_logger
 from .. import forks
-from . import NotStartedError, Worker, child, wire
+from . import NotStartedError, Worker, child
 from .remote import read_answer
 from .shipping import Spec, decode, encode_arguments, encode_spec
 from .threads import ThreadPool, _Thread
+from .wire import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,18 +111,18 @@ class _Process(_Thread):
 
     Attributes:
         process: The process; None until there is work, and after a death.
-        connection: Where calls go and answers come from.
+        channel: Where calls go and answers come from.
         side: Where ids go whose attempts are to stop.
         known: Numbers of the specs that the process has.
         is_killed: Whether we have killed the process.
     """
 
-    __slots__ = ("connection", "is_killed", "known", "poll", "process", "side")
+    __slots__ = ("channel", "is_killed", "known", "poll", "process", "side")
 
     def __init__(self, run: Attempts, pool: object, name: str, work: Callable[[Any], None]) -> None:
         super().__init__(run, pool, name, work)
         self.process: BaseProcess | None = None
-        self.connection: Any = None
+        self.channel: Any = None
         self.side: Any = None
         self.known: set[int] = set()
         self.is_killed = False
@@ -140,7 +141,7 @@ class _Process(_Thread):
     def ask_to_stop(self, i: int) -> None:
         """Let the attempt of *i* know that nobody waits for it."""
         try:
-            self.side.send_bytes(i.to_bytes(8, "little"))
+            self.side.send(i)
         except (OSError, AttributeError):  # it has ended, or not begun
             return
 
@@ -215,7 +216,7 @@ class ProcessPool(ThreadPool):
         """Let go of the pipes in a process that was forked off: workers are to notice the end of the parent."""
         for worker in self._workers:
             assert isinstance(worker, _Process)  # noqa: S101 - for the type checker
-            for end in (worker.connection, worker.side):
+            for end in (worker.channel, worker.side):
                 if end is not None:
                     end.close()
 
@@ -294,9 +295,9 @@ class ProcessPool(ThreadPool):
         waiting = [call[0] for call in calls]
         worker.current = waiting[0]
         try:
-            wire.send(worker.connection, calls, parts)
+            worker.channel.send(calls, parts)
             while waiting:
-                answers, parts = wire.receive(worker.connection, worker.poll)
+                answers, parts = worker.channel.receive(worker.poll)
                 first = 0
                 for i, *answer, size in answers:
                     packed = parts[first : first + size]
@@ -310,8 +311,7 @@ class ProcessPool(ThreadPool):
             became_ready = self._take_death(worker, waiting, [call[0] for call in calls])
             return None if became_ready is None else ready + became_ready
         if len(calls) > 1:
-            for _ in calls:
-                worker.side.recv_bytes()
+            worker.side.count_marks()
         return ready
 
     def _add_call(self, worker: _Process, i: int, calls: list[tuple[Any, ...]], parts: list[Part]) -> None:
@@ -398,7 +398,7 @@ class ProcessPool(ThreadPool):
             name=f"flowkit-{worker.name}",
         )
         process.daemon = False  # a daemon may not start processes of its own
-        worker.connection, worker.side = ours, our_side
+        worker.channel, worker.side = Channel(ours), Channel(our_side)
         try:
             with _starting:
                 process.start()
@@ -415,7 +415,7 @@ class ProcessPool(ThreadPool):
         if self._is_killing or worker.is_abandoned:
             worker.kill()
         try:
-            wire.receive(ours, worker.poll)
+            worker.channel.receive(worker.poll)
         except (EOFError, OSError):
             was_killed = worker.is_killed
             exitcode = self._end_process(worker)
@@ -427,7 +427,7 @@ class ProcessPool(ThreadPool):
     def _take_death(self, worker: _Process, waiting: list[int], calls: list[int]) -> list[int] | None:
         """Find out which of *calls* killed the process of *worker*, and have the others of *waiting* made again."""
         run = self._run
-        begun = _count_messages(worker.side) if len(calls) > 1 else 1
+        begun = worker.side.count_marks() if len(calls) > 1 else 1
         culprit = calls[begun - 1] if begun else -1
         if culprit not in waiting:
             culprit = waiting[0] if len(waiting) == 1 else -1
@@ -461,10 +461,10 @@ class ProcessPool(ThreadPool):
     def _end_process(self, worker: _Process) -> int:
         """End the process of *worker* and return its exit code; killed if it does not end by itself."""
         process = worker.process
-        for end in (worker.connection, worker.side):
+        for end in (worker.channel, worker.side):
             if end is not None:
                 end.close()
-        worker.process = worker.connection = worker.side = None
+        worker.process = worker.channel = worker.side = None
         if process is None:
             return 0
         if not multiprocessing.connection.wait([process.sentinel], 0 if worker.is_killed else _ENDING):
@@ -514,17 +514,6 @@ def _poll_for(connection: Connection, process: BaseProcess) -> Callable[[], obje
         raise EOFError
 
     return wait_by_poll
-
-
-def _count_messages(side: Connection) -> int:
-    count = 0
-    try:
-        while side.poll(0):
-            side.recv_bytes()
-            count += 1
-    except (EOFError, OSError):
-        return count
-    return count
 
 
 def _refuse_to_start_in_startup() -> None:

@@ -36,9 +36,8 @@ from ...exceptions import (
     text_of,
 )
 from ...retry import RetryPolicy
-from ..attempt import check_value, without_engine
+from ..attempt import HANDED_ON, check_value, without_engine
 from ..condition import WhenFalse, ask_condition
-from ..signature import is_coroutine_function
 from . import CONTEXT_PLACE
 from .shipping import decode, encode
 
@@ -56,18 +55,20 @@ if TYPE_CHECKING:
 
 
 def attempt(
+    name: str,
     spec: Spec,
     arguments: Sequence[Any],
-    context: TaskContext,
+    context: TaskContext | None,
     loop: PrivateLoop,
     on_condition: Callable[[], object] | None,
 ) -> tuple[Any, float]:
     """Return the result of one attempt and the seconds that it took.
 
     Args:
+        name: The task.
         spec: What to call.
         arguments: The arguments of the function and of the condition, each by position and by name.
-        context: Goes where the arguments have a place for it.
+        context: Goes where the arguments have a place for it; None if they have none.
         loop: Where an ``async def`` function runs.
         on_condition: Called when the condition holds; None if it is not asked.
 
@@ -78,15 +79,19 @@ def attempt(
     own = copy_context()
     started = time.perf_counter()
     if on_condition is not None and spec.when is not None:
-        own.run(ask_condition, context.task_name, spec.when, *_with_context(when_args, when_kwargs, context))
+        if context is not None:
+            when_args, when_kwargs = _with_context(when_args, when_kwargs, context)
+        own.run(ask_condition, name, spec.when, when_args, when_kwargs)
         on_condition()
-    args, kwargs = _with_context(args, kwargs, context)
-    if is_coroutine_function(spec.func):
+    if context is not None:
+        args, kwargs = _with_context(args, kwargs, context)
+    if spec.is_coroutine:
         value = loop.run(spec.func(*args, **kwargs), own)
     else:
         value = own.run(spec.func, *args, **kwargs)
     seconds = time.perf_counter() - started
-    check_value(context.task_name, value)
+    if type(value) not in HANDED_ON:
+        check_value(name, value)
     return value, seconds
 
 

@@ -17,6 +17,7 @@ from types import FunctionType
 
 from ...exceptions import NotPicklableError, describe, shown
 from ...task import find_task, is_main_importable
+from ..signature import is_coroutine_function
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,11 +39,12 @@ class Spec:
 
     Attributes:
         func: The function.
+        is_coroutine: Whether it is one to await.
         when: Its condition, None if there is none.
         retry_on: Which errors may be followed by another attempt.
     """
 
-    __slots__ = ("func", "retry_on", "when")
+    __slots__ = ("func", "is_coroutine", "retry_on", "when")
 
     @classmethod
     def of(cls, task: Task[..., Any]) -> Spec:
@@ -56,6 +58,7 @@ class Spec:
 
     def __init__(self, func: Callable[..., Any], when: Callable[..., object] | None, retry_on: Any) -> None:
         self.func = func
+        self.is_coroutine = is_coroutine_function(func)
         self.when = when
         self.retry_on = retry_on
 
@@ -65,7 +68,7 @@ class Spec:
         if base is None:
             return Spec, (self.func, self.when, self.retry_on)
         like = Spec.of(base)
-        own = {name: getattr(self, name) for name in Spec.__slots__}
+        own = {"when": self.when, "retry_on": self.retry_on}
         return _spec_like, (base, {name: value for name, value in own.items() if value is not getattr(like, name)})
 
 
@@ -85,7 +88,8 @@ def encode(value: object) -> list[Part]:
     if not is_main_importable() and _cloudpickle() is not None:
         return _dump(value, _cloud_pickler())
     try:
-        return _dump(value, pickle.Pickler)
+        buffers: list[Part] = []
+        return [pickle.dumps(value, _PROTOCOL, buffer_callback=_taker(buffers)), *buffers]
     except Exception as refused:  # noqa: BLE001 - pickle and objects raise anything
         first = refused
     for pickler in (_ByReference, _cloud_pickler()):
@@ -179,6 +183,12 @@ def encode_arguments(name: str, arguments: Sequence[Any]) -> list[Part]:
 def _dump(value: object, pickler: Any) -> list[Part]:
     stream = BytesIO()
     buffers: list[Part] = []
+    pickler(stream, _PROTOCOL, buffer_callback=_taker(buffers)).dump(value)
+    return [stream.getbuffer(), *buffers]
+
+
+def _taker(buffers: list[Part]) -> Callable[[pickle.PickleBuffer], bool]:
+    """Return what pickle asks of each buffer; large ones go to *buffers*."""
 
     def take_out(buffer: pickle.PickleBuffer) -> bool:
         """Keep *buffer* out of the pickle; return True to have it copied in."""
@@ -191,8 +201,7 @@ def _dump(value: object, pickler: Any) -> list[Part]:
         buffers.append(block)
         return False
 
-    pickler(stream, _PROTOCOL, buffer_callback=take_out).dump(value)
-    return [stream.getbuffer(), *buffers]
+    return take_out
 
 
 def _reference(value: object) -> Any:
