@@ -46,10 +46,20 @@ def nothing_is_left_behind(request):
             thread.join(max(0.0, deadline - time.monotonic()))
         left = sorted(thread.name for thread in _flowkit_threads() - threads)
         assert not left, f"threads left behind: {left}"
-    if _open_fds() - fds:
+    processes = sys.modules.get("multiprocessing")
+    children = processes.active_children() if processes is not None else []
+    assert not children, f"processes left behind: {children}"
+    if _open_fds() - fds - _of_servers():
         gc.collect()  # what only a reference cycle holds open is no leak
-        left = {fd: _target(fd) for fd in sorted(_open_fds() - fds)}
+        left = {fd: _target(fd) for fd in sorted(_open_fds() - fds - _of_servers())}
         assert not left, f"file descriptors left open: {left}"
+
+
+def _of_servers():
+    """Return the descriptors of the fork server and the resource tracker, which stay once they were needed."""
+    server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
+    return {str(getattr(server, "_forkserver_alive_fd", None)), str(getattr(tracker, "_fd", None))}
 
 
 def _target(fd):
