@@ -26,7 +26,8 @@ LAYERS = (
     "engine.workers engine.workers.inline engine.workers.threads engine.workers.coroutines "
     "engine.workers.processes engine.workers.child engine.workers.shipping engine.workers.wire engine.workers.remote "
     "engine.workers.foreign "
-    "engine.limits engine.items engine.settings engine.interrupt engine.announcer engine.cleanup logging progress",
+    "engine.limits engine.items engine.calls engine.pools engine.settings "
+    "engine.interrupt engine.announcer engine.cleanup logging progress",
     # one run, put together
     "engine.runner engine.callbacks engine.handle",
     # the doors

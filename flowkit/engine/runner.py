@@ -25,9 +25,8 @@ import time
 from collections import deque
 from queue import SimpleQueue
 
-from ..context import TaskContext
 from ..exceptions import FlowkitError, RunCancelledError, TaskTimeoutError, describe
-from ..results import RunRecord, RunResult, TaskRuns
+from ..results import RunRecord, RunResult
 from ..states import (
     ACCEPT_FAILURE,
     CANCELLED,
@@ -38,33 +37,28 @@ from ..states import (
 )
 from . import forks
 from .announcer import Announcer
-from .attempt import Arguments, Outcome, check_value, judge_error, make_call
+from .attempt import Outcome, judge_error
+from .calls import Calls
 from .cleanup import Cleanup
 from .clock import RealClock, Timers
-from .condition import ask_condition
 from .interrupt import Interrupts
 from .items import Items, read_items
 from .limits import Limits
-from .loops import PrivateLoop
-from .program import SPECIAL
+from .pools import Pools
 from .scheduler import START, Scheduler
-from .settings import default_workers
-from .workers import CONTEXT_PLACE, NotStartedError, context_for
-from .workers.inline import InlinePool
-from .workers.threads import ThreadPool
+from .workers import NotStartedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import random
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
     from contextvars import Context
     from typing import Any
 
-    from ..task import Task
     from .clock import Clock
     from .program import Program
     from .settings import Settings
-    from .workers import Pool, Worker
+    from .workers import Worker
 
 GRACE = 0.25
 """Seconds that running threads get to end after a cancel, before they are left behind."""
@@ -116,48 +110,25 @@ class Run:
         self._is_forked = False
         self._interrupts = 0
         self._is_over = False
-        self._arity = bytearray([SPECIAL]) * len(program) if self._announcer.is_watched else bytearray(program.arity)
-        self._arguments = Arguments(program, self.record.values, self.record.state, settings.inputs)
-        self._inline: InlinePool | None = None
-        self._walks = False
+        self.calls = Calls(
+            self, settings.inputs, context, is_watched=self._announcer.is_watched,
+            is_sequential=settings.kind == "sequential",
+        )  # fmt: skip
+        self.call_of, self.task_context = self.calls.call_of, self.calls.task_context
+        self.start_coroutine, self.check_value = self.calls.start_coroutine, self.calls.check_value
+        self.arguments_for, self.is_batchable = self.calls.arguments_for, self.calls.is_batchable
+        self.task_of = self.calls.task_of
+        self.task_of_item: Callable[[int], int] | None = None if self._items is None else self._items.task_of
+        on_idle = None if isinstance(self._clock, RealClock) else self._wake
+        self._pools = Pools(self, program.kinds(settings.kind), settings, on_idle)
+        self._inline = self._pools.inline
+        self._walks = self._inline is not None and settings.pick is None and self._items is None
         """Whether ids are taken in order, so that nothing has to be counted."""
-        kinds = program.kinds(settings.kind)
-        self._kinds = None if isinstance(kinds, str) else kinds
-        """The kind of worker of each id, None if there is only one kind."""
-        if settings.executor == "sequential":
+        if self._inline is not None:
             self._limits = None  # one at a time is within any limit
-            self._walks = settings.pick is None and self._items is None
-        used = [kinds] if isinstance(kinds, str) else sorted(set(kinds))
-        self._pools: dict[str, Pool] = {kind: self._make_pool(kind) for kind in used}
-        is_uniform = self._limits is None and self._kinds is None and self._items is None
+        is_uniform = self._limits is None and self._items is None and not self._pools.is_mixed
         self.is_plain = is_uniform and not self._announcer.is_watched
         self.succeeded = self._succeeded_plainly if self.is_plain and not self._walks else self._succeeded
-
-    def _make_pool(self, kind: str) -> Pool:
-        program, settings = self.program, self._settings
-        if kind == "sequential":
-            loop = PrivateLoop()
-            task_of = None if self._items is None else self._items.task_of
-            self._inline = InlinePool(self, program.timed, loop, settings.pick, task_of)
-            self._run_coroutine = loop.run
-            for i in program.coroutines:
-                self._arity[i] = SPECIAL
-            return self._inline
-        size = settings.workers_of(kind)
-        on_idle = None if isinstance(self._clock, RealClock) else self._wake
-        if kind == "async":
-            from .workers.coroutines import CoroutinePool  # noqa: PLC0415 - imports asyncio, which costs 29 ms
-
-            return CoroutinePool(self, size, settings.loop, on_idle)
-        if kind == "foreign":
-            from .workers.foreign import ForeignPool  # noqa: PLC0415 - few runs have one
-
-            return ForeignPool(self, settings.executor, size, on_idle)
-        if kind == "process":
-            from .workers.processes import ProcessPool, default_processes  # noqa: PLC0415 - imports multiprocessing
-
-            return ProcessPool(self, size or default_processes(), on_idle, settings.start_method)
-        return ThreadPool(self, size or default_workers(), on_idle)
 
     # ------------------------------------------------------------ the whole run, in the controlling thread
 
@@ -179,8 +150,7 @@ class Run:
                 self._tell_end()
                 raise
             finally:
-                for pool in self._pools.values():
-                    self.record.abandoned_threads += pool.close()
+                self.record.abandoned_threads += self._pools.close()
                 self._is_over = True
             self._end()
 
@@ -225,23 +195,10 @@ class Run:
                 if not self.scheduler.remaining:
                     return
                 deadline = self._timers.next_deadline()
-            self._clock.wait(self._wake_ups, deadline, self._is_quiet)
+            self._clock.wait(self._wake_ups, deadline, self._pools.is_quiet)
             self.check_process()
             self._heed_interrupt()
             self.run_timers()
-
-    def _is_quiet(self, asleep: Collection[object]) -> bool:
-        """Return whether nothing goes on but workers that are in *asleep*.
-
-        In this order, because an id may be on its way: a worker of one pool hands it on to another pool and is idle
-        then (the first look), it waits in that pool (the second), or a worker there has taken it (the third).
-        """
-
-        def is_anybody_awake() -> bool:
-            return any(worker not in asleep for pool in pools for worker in pool.working())
-
-        pools = self._pools.values()
-        return not (is_anybody_awake() or any(pool.is_starting() for pool in pools) or is_anybody_awake())
 
     def _end(self) -> None:
         record = self.record
@@ -277,9 +234,8 @@ class Run:
         self._is_forked = True
         self.scheduler.is_calm = False
         self._lock = threading.Lock()  # another thread may have held the old one
-        for pool in self._pools.values():
-            for worker in pool.working():
-                worker.is_abandoned = True
+        for worker in self._pools.working():
+            worker.is_abandoned = True
 
     def check_process(self) -> None:
         """Raise FlowkitError if this process was forked off the one in which the run goes on."""
@@ -293,115 +249,8 @@ class Run:
 
     # ------------------------------------------------------------ attempts, in the workers
 
-    def call_of(self, worker: Worker) -> Callable[[int], Any]:
-        """Return the function that makes an attempt on *worker*."""
-        program = self.program
-        context = context_for(worker, self.context)
-
-        def special(i: int) -> Any:
-            own = context.copy()
-            args, kwargs = self._prepare(worker, i, own.run)
-            if i in program.coroutines:
-                return self._run_coroutine(program.funcs[i](*args, **kwargs), own)
-            return own.run(program.funcs[i], *args, **kwargs)
-
-        return make_call(program, self._arity, self.record.values, context, special)
-
-    def start_coroutine(self, worker: Worker, i: int, enter: Callable[..., Any]) -> Awaitable[Any]:
-        """Call the coroutine function of *i*, as one attempt on *worker*; nothing of it runs before it is awaited.
-
-        Args:
-            enter: Calls the condition.
-        """
-        if self._arity[i] == SPECIAL:
-            args, kwargs = self._prepare(worker, i, enter)
-        else:
-            args, kwargs = self._arguments.of_function(i, _no_context)
-        return self.program.funcs[i](*args, **kwargs)  # type: ignore[no-any-return]
-
-    def arguments_for(
-        self, worker: Worker, i: int, *, is_condition_known: bool = False
-    ) -> tuple[tuple[Any, ...], bool]:
-        """Return what an attempt of *i* in a process takes, and whether its condition is to be asked first.
-
-        That is the arguments of the function and of the condition, and the upstream runs if it takes the context.
-        Without a condition the attempt counts as started.
-
-        Args:
-            is_condition_known: Whether the condition was asked, and holds.
-        """
-        arguments = self._arguments
-        if self._arity[i] != SPECIAL:
-            return (*arguments.of_function(i, _no_context), (), {}, None), False
-        upstream: list[TaskRuns] = []
-
-        def place_context() -> Any:
-            upstream[:] = [self.record.excerpt(self.record.upstream[i])]
-            return CONTEXT_PLACE
-
-        binding = self.program.bindings.get(i)
-        has_condition = binding is not None and binding.when is not None
-        asks = has_condition and not is_condition_known and i not in self.record.attempts
-        condition: tuple[Any, Any] = (), {}
-        if asks:
-            self._check_may_start(i)
-            condition = arguments.of_condition(i, place_context)
-        else:
-            self.start_attempt(worker, i)
-        return (*arguments.of_function(i, place_context), *condition, upstream[0] if upstream else None), asks
-
-    def task_of(self, i: int) -> Task[..., Any]:
-        """Return the task of *i*."""
-        return self.program.tasks[i]
-
-    def is_batchable(self, i: int) -> bool:
-        """Return whether an attempt of *i* takes nothing but results by position, and nothing watches its time."""
-        return self.program.arity[i] != SPECIAL and i not in self.program.uses
-
-    def is_needed_elsewhere_only(self, i: int) -> bool:
-        """Return whether the result of *i* is used, and only by attempts on a foreign executor."""
-        task = i if self._items is None else self._items.task_of(i)
-        after = self.program.graph.downstream[task]
-        kinds = self._kinds
-        return bool(after) and all(
-            (kinds is None or kinds[j] == "foreign") and j not in self.program.mapped for j in after
-        )
-
-    def add_cleanup(self, handler: Callable[[], object]) -> None:
-        """Have *handler* run if the run does not end well."""
-        self._cleanup.add(handler)
-
-    def check_value(self, i: int, value: Any) -> None:
-        """Raise TaskResultError if *value*, returned by *i*, cannot be handed on."""
-        check_value(self.record.names[i], value)
-
-    def _prepare(self, worker: Worker, i: int, enter: Callable[..., Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Ask the condition of *i* by *enter*, if it has one, start an attempt, and return its arguments."""
-
-        def task_context() -> TaskContext:
-            return self.task_context(worker, i)
-
-        binding = self.program.bindings.get(i)
-        if binding is not None and binding.when is not None and i not in self.record.attempts:
-            self._check_may_start(i)
-            args, kwargs = self._arguments.of_condition(i, task_context)
-            enter(ask_condition, self.record.names[i], binding.when, args, kwargs)
-        self.start_attempt(worker, i)
-        return self._arguments.of_function(i, task_context)
-
-    def task_context(self, worker: Worker, i: int) -> TaskContext:
-        """Make the context of the attempt of *i* on *worker*."""
-        record = self.record
-        return TaskContext(
-            record.names[i],
-            self.run_id,
-            record.attempts_of(i),
-            TaskRuns(record, record.upstream[i]),
-            lambda: self._is_unwanted(worker, i),
-            self._cleanup.add,
-        )
-
-    def _check_may_start(self, i: int) -> None:
+    def check_may_start(self, i: int) -> None:
+        """Raise NotStartedError if *i* may not start any more."""
         with self._lock:
             if not self.admits(i):
                 raise NotStartedError
@@ -423,8 +272,20 @@ class Run:
         if worker.is_inline:
             self.check_interrupt()  # it came while observers were told
 
-    def _is_unwanted(self, worker: Worker, i: int) -> bool:
+    def is_unwanted(self, worker: Worker, i: int) -> bool:
+        """Return whether nobody waits for the attempt of *i* on *worker* any more."""
         return worker.is_abandoned or not self.admits(i)
+
+    def add_cleanup(self, handler: Callable[[], object]) -> None:
+        """Have *handler* run if the run does not end well."""
+        self._cleanup.add(handler)
+
+    def is_needed_elsewhere_only(self, i: int) -> bool:
+        """Return whether the result of *i* is used, and only by attempts on a foreign executor."""
+        after = self.program.graph.downstream[i if self._items is None else self._items.task_of(i)]
+        return bool(after) and all(
+            self._pools.kind_of(j) == "foreign" and j not in self.program.mapped for j in after
+        )
 
     # ------------------------------------------------------------ handing on, in whatever thread
 
@@ -432,21 +293,13 @@ class Run:
         """Give *ids* to the pools that they belong to. Not under the lock."""
         if self._items is not None:
             ids = self._expand(ids)
-        kinds = self._kinds
-        for kind, pool in self._pools.items():
-            pool.add(ids if kinds is None else [i for i in ids if kinds[i] == kind])
+        self._pools.add(ids)
 
     def _keep(self, worker: Worker, ready: list[int]) -> list[int]:
         """Return those of *ready* that belong to the pool of *worker*; the others are handed on. Not under the lock."""
         if self._items is not None and ready:
             ready = self._expand(ready)
-        kinds = self._kinds
-        if kinds is None or not ready:
-            return ready
-        own = [i for i in ready if self._pools[kinds[i]] is worker.pool]
-        if len(own) < len(ready):
-            self._add([i for i in ready if self._pools[kinds[i]] is not worker.pool])
-        return own
+        return self._pools.keep(worker, ready)
 
     def _expand(self, ready: Sequence[int]) -> list[int]:
         """Return *ready* with the items of mapped tasks in the place of these. Not under the lock."""
@@ -467,7 +320,7 @@ class Run:
         refused: BaseException | None = None
         values: list[Any] = []
         try:
-            values = read_items(self.record.names[i], self._arguments.everything(self.program.mapped[i]))
+            values = read_items(self.record.names[i], self.calls.everything(i))
         except BaseException as error:  # noqa: BLE001 - what is iterated is the user's
             refused = error
         with self._lock:
@@ -485,10 +338,8 @@ class Run:
                     ready = self._conclude_mapped(i)
                 else:
                     ids = items.add(i, values)
-                    arity = SPECIAL if self._announcer.is_watched else self._arity[i]
-                    self._arity += bytes([arity]) * len(ids)
-                    if self._kinds is not None:
-                        self._kinds += [self._kinds[i]] * len(ids)
+                    self.calls.add_items(i, len(ids))
+                    self._pools.add_items(i, len(ids))
                     ready = self._admit(list(ids))
         self._announcer.deliver()
         return ready
@@ -566,7 +417,7 @@ class Run:
         if worker.is_inline and self._interrupts and isinstance(error, KeyboardInterrupt):
             error = RunCancelledError(self.program.name, "interrupted")
             self._heed_interrupt()
-        is_unwanted = self._is_unwanted(worker, i)
+        is_unwanted = self.is_unwanted(worker, i)
         outcome = judge_error(error, self.program, i, is_unwanted=is_unwanted, may_retry=may_retry)
         with self._lock:
             if worker.is_abandoned:
@@ -663,7 +514,7 @@ class Run:
         """Take back everything that has not started; return what may start all the same. Under the lock."""
         scheduler, attempts = self.scheduler, self.record.attempts
         queued = self._limits.withdraw() if self._limits else []
-        unstarted = [i for pool in self._pools.values() for i in pool.withdraw()]
+        unstarted = self._pools.withdraw()
         if self._limits:
             for i in unstarted:
                 self._limits.release(i)
@@ -677,8 +528,7 @@ class Run:
             else:
                 self._backing_off.discard(i)
                 allowed += self._give_up_retry(i)
-        for pool in self._pools.values():
-            pool.stop(lambda i: not self.admits(i), kills=takes_none)
+        self._pools.stop(lambda i: not self.admits(i), kills=takes_none)
         return allowed
 
     def _give_up_retry(self, i: int) -> list[int]:
@@ -713,9 +563,6 @@ class Run:
     def _admit(self, ready: list[int]) -> list[int]:
         return self._limits.admit(ready) if self._limits else ready
 
-    def _pool_of(self, i: int) -> Pool:
-        return self._pools[self._kinds[i]] if self._kinds else next(iter(self._pools.values()))
-
     # ------------------------------------------------------------ what is due, in the controlling thread
 
     def is_backing_off(self, i: int | None = None) -> bool:
@@ -724,7 +571,7 @@ class Run:
 
     def wait_for_timer(self) -> None:
         """Sleep until the next thing is due, and do it; a wake-up ends the sleep. For the inline pool."""
-        self._clock.wait(self._wake_ups, self._timers.next_deadline(), self._is_quiet)
+        self._clock.wait(self._wake_ups, self._timers.next_deadline(), self._pools.is_quiet)
         self._heed_interrupt()
         self.run_timers()
 
@@ -752,7 +599,7 @@ class Run:
             if worker.is_abandoned or record.state[i] != PENDING or self._armed.get(i) != attempt:
                 return
             worker.is_abandoned = True
-            record.abandoned_threads += self._pool_of(i).abandon(worker)
+            record.abandoned_threads += self._pools.of(i).abandon(worker)
         error = TaskTimeoutError(record.names[i], attempt, self.program.timed[i])
         outcome = judge_error(error, self.program, i, is_unwanted=False)
         with self._lock:
@@ -792,11 +639,11 @@ class Run:
         """Leave every worker behind that is still in an attempt, and make final what is not."""
         with self._lock:
             state = self.record.state
-            for worker in [worker for pool in self._pools.values() for worker in pool.working()]:
+            for worker in self._pools.working():
                 i = worker.current
                 if i >= 0 and state[i] == PENDING and not worker.is_inline:
                     worker.is_abandoned = True
-                    self.record.abandoned_threads += self._pool_of(i).abandon(worker)
+                    self.record.abandoned_threads += self._pools.of(i).abandon(worker)
                     self.record.ended[i] = self.now()
             self.scheduler.cancel_rest()
             self._tell_decided()
@@ -834,10 +681,6 @@ class Run:
 
             self._rng = random.Random()  # noqa: S311 - jitter is no secret
         return self._rng
-
-
-def _no_context() -> TaskContext:
-    raise AssertionError("a call with a context parameter is SPECIAL")
 
 
 def _acquire_without_queueing(lock: threading.Lock) -> None:

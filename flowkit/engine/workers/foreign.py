@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ...task import Task
     from . import Attempts
 
-    class RemoteAttempts(Attempts, Protocol):
+    class ForeignAttempts(Attempts, Protocol):
         """What a pool whose workers are elsewhere asks of its run beside the end of an attempt."""
 
         run_id: str
@@ -103,7 +103,7 @@ class ForeignPool:
 
     def __init__(
         self,
-        run: RemoteAttempts,
+        run: ForeignAttempts,
         executor: Executor,
         size: int | None = None,
         on_idle: Callable[[], None] | None = None,

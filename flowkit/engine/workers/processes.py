@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from . import Attempts
     from .wire import Part
 
-    class RemoteAttempts(Attempts, Protocol):
+    class ProcessAttempts(Attempts, Protocol):
         """What a pool of processes asks of its run beside the end of an attempt."""
 
         run_id: str
@@ -156,11 +156,11 @@ class ProcessPool(ThreadPool):
         start_method: "forkserver" or "spawn"; None for the better one of the two that this platform has.
     """
 
-    _run: RemoteAttempts
+    _run: ProcessAttempts
 
     def __init__(
         self,
-        run: RemoteAttempts,
+        run: ProcessAttempts,
         size: int,
         on_idle: Callable[[], None] | None = None,
         start_method: str | None = None,
