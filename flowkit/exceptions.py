@@ -71,7 +71,7 @@ def shown(value: object, most: int = 80) -> str:
     """Return the repr of *value* for a message, cut to *most* characters, whatever its ``__repr__`` does."""
     try:
         text = repr(value)
-    except Exception as broken:  # noqa: BLE001 - a broken __repr__ must not hide what is to be said
+    except BaseException as broken:  # noqa: BLE001 - a broken __repr__ must not hide what is to be said
         text = f"<{type(value).__name__} whose __repr__ raised {type(broken).__name__}>"
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
@@ -80,7 +80,7 @@ def text_of(error: BaseException) -> str:
     """Return the text of *error* on one line, cut to 500 characters, whatever its ``__str__`` does."""
     try:
         text = " ".join(str(error).split())
-    except Exception as broken:  # noqa: BLE001 - a broken __str__ must not hide the error it belongs to
+    except BaseException as broken:  # noqa: BLE001 - a broken __str__ must not hide the error it belongs to
         return f"(its __str__ raised {type(broken).__name__})"
     return text if len(text) <= 500 else f"{text[:500]}... ({len(text)} characters)"
 

@@ -22,7 +22,7 @@ from ...task import is_main_elsewhere
 from ..loops import PrivateLoop
 from . import NotStartedError, Worker, remote
 from .remote import read_answer
-from .shipping import Spec, decode, encode_spec
+from .shipping import Spec, decode, encode_arguments, encode_spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from ...task import Task
     from . import Attempts
+    from .wire import Part
 
     class ForeignAttempts(Attempts, Protocol):
         """What a pool whose workers are elsewhere asks of its run beside the end of an attempt."""
@@ -213,7 +214,11 @@ class ForeignPool:
         if self._is_here:
             future = self._ask(i, _attempt_here, run.call_of(worker), i)
         else:
+            arguments: Any
             arguments, asks = run.arguments_for(worker, i, is_condition_known=is_condition_known)
+            if self._submit_kept is None:
+                func = run.task_of(i).func
+                arguments = self._pack(lambda name, values: encode_arguments(name, values, func), i, arguments)
             name, attempt = run.record.names[i], run.record.attempts_of(i) or 1
             call = _ask_away if asks else _attempt_away
             worker.keeps = not asks and self._submit_kept is not None and run.is_needed_elsewhere_only(i)
@@ -227,13 +232,16 @@ class ForeignPool:
         spec = Spec.of(self._run.task_of(i))
         known = self._specs.get(spec.key)
         if known is None:
-            token = is_main_elsewhere.set(not self._has_main)
-            try:
-                packed = encode_spec(self._run.record.names[i], spec)
-            finally:
-                is_main_elsewhere.reset(token)
-            known = self._specs[spec.key] = [bytes(part) for part in packed]
+            known = self._specs[spec.key] = self._pack(encode_spec, i, spec)
         return known
+
+    def _pack(self, encode: Callable[[str, Any], Sequence[Part]], i: int, value: Any) -> list[bytes]:
+        """Return *value*, which belongs to *i*, as bytes: no object of a user's is pickled by the executor."""
+        token = is_main_elsewhere.set(not self._has_main)
+        try:
+            return [bytes(part) for part in encode(self._run.record.names[i], value)]
+        finally:
+            is_main_elsewhere.reset(token)
 
     def _ask(self, i: int, call: Callable[..., Any], *args: Any, submit: Any = None) -> Future[Any]:
         try:
@@ -378,9 +386,20 @@ def _attempt(
     arguments: Sequence[Any],
     on_condition: Callable[[], None] | None,
 ) -> tuple[Any, Any]:
-    """Return None and the value and seconds of an attempt, or its answer and blocks if it gave no value."""
+    """Return None and the value and seconds of an attempt, or its answer and blocks if it gave no value.
+
+    Args:
+        spec_parts: What it needs to know of the task.
+        name: The task.
+        run_id: The run.
+        attempt: Which attempt this is.
+        arguments: As bytes in a list, or themselves in a tuple.
+        on_condition: Called when the condition holds; None if it is not asked.
+    """
     try:
         spec = decode(spec_parts)
+        if isinstance(arguments, list):
+            arguments = decode(arguments)
     except BaseException as error:  # noqa: BLE001 - what is imported for it is the user's
         return remote.answer_refused(error)
     *arguments, upstream = arguments

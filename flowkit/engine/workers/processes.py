@@ -319,7 +319,7 @@ class ProcessPool(ThreadPool):
         name = run.record.names[i]
         number, spec_parts = self._spec_of(i)
         arguments, asks = run.arguments_for(worker, i)
-        packed = encode_arguments(name, arguments)
+        packed = encode_arguments(name, arguments, run.task_of(i).func)
         if number in worker.known:
             spec_parts = []
         else:

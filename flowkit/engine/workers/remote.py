@@ -29,13 +29,14 @@ from ...exceptions import (
     FlowkitError,
     NotPicklableError,
     RemoteError,
+    RetryAfter,
     Skip,
     TaskResultError,
     describe,
     shown,
     text_of,
 )
-from ...retry import RetryPolicy
+from ...retry import RetryPolicy, is_duration
 from ..attempt import HANDED_ON, check_value, without_engine
 from ..condition import WhenFalse, ask_condition
 from . import CONTEXT_PLACE
@@ -113,16 +114,21 @@ def answer_error(spec: Spec, error: BaseException) -> Answer:
         trace = "".join(traceback.format_exception(error))
     except BaseException as broken:  # noqa: BLE001 - a broken __str__ must not hide the error
         trace = f"(its traceback cannot be shown: {type(broken).__name__})"
-    packed: list[Part] = []
-    for pair in ((error, error.__cause__), (error, None)):
-        try:
-            packed = encode(pair)
-            again, _ = decode(packed)
-            if type(again) is type(error):
-                break
-        except BaseException:  # noqa: BLE001 - then only its text is sent
-            packed = []
+    pairs: list[tuple[BaseException, BaseException | None]] = [(error, error.__cause__), (error, None)]
+    if isinstance(error, RetryAfter) and is_duration(error.seconds):  # a class of the user's that may not travel
+        pairs.append((RetryAfter(error.seconds, text_of(error)), None))
+    packed = next(filter(None, map(_pack_error, pairs)), [])
     return ("error", type(error).__name__, text_of(error), trace, may_retry), packed
+
+
+def _pack_error(pair: tuple[BaseException, BaseException | None]) -> list[Part]:
+    """Return an exception and its cause as bytes if they come back as what they are, else nothing."""
+    try:
+        packed = encode(pair)
+        again, _ = decode(packed)
+    except BaseException:  # noqa: BLE001 - objects raise anything; then only its text is sent
+        return []
+    return packed if type(again) is type(pair[0]) else []
 
 
 class Ended(Exception):  # noqa: N818 - no error: how an attempt answers whose result is to stay where it is

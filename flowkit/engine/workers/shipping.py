@@ -17,7 +17,7 @@ from types import FunctionType
 
 from ...exceptions import NotPicklableError, describe, shown
 from ...task import find_task, is_main_importable
-from ..signature import is_coroutine_function
+from ..signature import is_coroutine_function, read_signature
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,7 +103,11 @@ def encode(value: object) -> list[Part]:
 
 def decode(parts: Sequence[Part]) -> Any:
     """Return what :func:`encode` was given."""
-    return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301 - from our own process
+    if len(parts) == 1:
+        return pickle.loads(parts[0])  # noqa: S301 - from our own process
+    # What could be written to there must be so here; pickle itself protects what could not.
+    buffers = [bytearray(part) if memoryview(part).readonly else part for part in parts[1:]]
+    return pickle.loads(parts[0], buffers=buffers)  # noqa: S301
 
 
 def encode_spec(name: str, spec: Spec) -> list[Part]:
@@ -155,8 +159,13 @@ def check_can_be_sent(program: Program, ids: Iterable[int], inputs: Mapping[str,
                 encode_arguments(task.name, [{name: inputs[name]}])
 
 
-def encode_arguments(name: str, arguments: Sequence[Any]) -> list[Part]:
+def encode_arguments(name: str, arguments: Sequence[Any], func: Callable[..., Any] | None = None) -> list[Part]:
     """Return *arguments* of task *name*, some sequences and mappings of values, as bytes.
+
+    Args:
+        name: The task.
+        arguments: What is sent; the first group is for the parameters of *func*, by position.
+        func: Gives the positions a name in the error.
 
     Raises:
         NotPicklableError: One of them cannot be sent.
@@ -164,9 +173,12 @@ def encode_arguments(name: str, arguments: Sequence[Any]) -> list[Part]:
     try:
         return encode(arguments)
     except BaseException as error:
+        signature = read_signature(func) if func is not None else None
+        parameters = dict(enumerate(signature.positional, 1)) if signature else {}
         for group in arguments:
             named = group.items() if isinstance(group, dict) else enumerate(group or (), 1)
-            for key, value in named:
+            for position, value in named:
+                key = parameters.get(position, position)
                 try:
                     encode(value)
                 except BaseException as refused:
