@@ -243,11 +243,17 @@ class DAG:
         Coroutines run on that loop, everything else on workers of its own. Cancelling this call cancels the run.
         """
         import asyncio  # noqa: PLC0415 - costs 29 ms, and whoever calls this has it
+        from contextlib import suppress  # noqa: PLC0415
 
         loop = asyncio.get_running_loop()
         run, raises = self._make_run("arun", inputs, options, loop)
         done = asyncio.Event()
-        handle = RunHandle(run, raises_on_failure=raises, on_done=lambda: loop.call_soon_threadsafe(done.set))
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits
+                loop.call_soon_threadsafe(done.set)
+
+        handle = RunHandle(run, raises_on_failure=raises, on_done=tell)
         try:
             await done.wait()
         except asyncio.CancelledError:

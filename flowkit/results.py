@@ -49,6 +49,7 @@ class RunRecord:
         first_started: When the first attempt started, for ids with more than one.
         attempts: Number of the latest attempt, for ids with more than one.
         errors: The latest error of each id that had one.
+        texts: That error in words.
         reasons: Why ids ended as they did, where the states of others do not say it.
         failures: Ids that failed, in the order in which they did.
         stop_reason: Why the run stopped early; empty if it did not.
@@ -59,7 +60,7 @@ class RunRecord:
     __slots__ = (
         "abandoned_threads", "attempts", "count", "dag_name", "ended", "epoch", "errors", "failures", "finished_at",
         "first_started", "index", "is_cancelled", "is_fail_fast", "is_timed_out", "items", "names", "reasons",
-        "run_id", "started", "started_at", "state", "stop_reason", "upstream", "values", "workers",
+        "run_id", "started", "started_at", "state", "stop_reason", "texts", "upstream", "values", "workers",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +89,7 @@ class RunRecord:
         self.first_started: dict[int, float] = {}
         self.attempts: dict[int, int] = {}
         self.errors: dict[int, BaseException] = {}
+        self.texts: dict[int, str] = {}
         self.reasons: dict[int, str] = {}
         self.failures: list[int] = []
         self.stop_reason = ""
@@ -144,7 +146,7 @@ class RunRecord:
             return known
         state, before = self.state[i], self.upstream[i]
         if state == FAILED:
-            return describe(self.errors[i])
+            return self.text_of_error(i)
         if state == UPSTREAM_FAILED:
             return self._upstream_reason(i)
         if state == SKIPPED:
@@ -157,17 +159,21 @@ class RunRecord:
             return self.stop_reason or "the run ended first"
         return ""
 
+    def text_of_error(self, i: int) -> str:
+        """Return the latest error of *i* in words, without asking the error, which is the user's."""
+        return self.texts[i] if i in self.texts else describe(self.errors[i])
+
     def _upstream_reason(self, i: int) -> str:
         for u in self.upstream[i]:
             if self.state[u] == FAILED:
-                return f"upstream {self.names[u]!r} failed: {describe(self.errors[u])}"
+                return f"upstream {self.names[u]!r} failed: {self.text_of_error(u)}"
         for u in self.upstream[i]:
             if self.state[u] == UPSTREAM_FAILED:
                 root = self._root(u, UPSTREAM_FAILED)
                 failed = next((f for f in self.upstream[root] if self.state[f] == FAILED), None)
                 if failed is None:
                     return f"upstream {self.names[u]!r} did not run"
-                because = f"{self.names[failed]!r} failed: {describe(self.errors[failed])}"
+                because = f"{self.names[failed]!r} failed: {self.text_of_error(failed)}"
                 return f"upstream {self.names[u]!r} did not run, because {because}"
         return "something upstream of it did not succeed"
 
@@ -181,13 +187,22 @@ class RunRecord:
 
     def excerpt(self, ids: Sequence[int]) -> TaskRuns:
         """Return the runs of *ids*, all final, as a mapping that can be sent to a process."""
+        count = len(ids)
         index = {self.names[i]: position for position, i in enumerate(ids)}
         copy = RunRecord(
-            self.dag_name, self.run_id, list(index), index, [()] * len(ids), bytearray(self.state[i] for i in ids),
+            self.dag_name, self.run_id, [self.names[i] for i in ids], index, [()] * count, bytearray(count),
             is_fail_fast=self.is_fail_fast,
         )  # fmt: skip
         copy.epoch = self.epoch
+        ids = list(ids)
+        for position, i in enumerate(ids[:]):
+            items = self.items.get(i, range(0))
+            copy.names = [*copy.names, *map(self.names.__getitem__, items)]
+            copy.add_items(position, range(len(ids), len(ids) + len(items)), [None] * len(items))
+            ids += items
+        copy.state += bytes(len(ids) - count)
         for position, i in enumerate(ids):
+            copy.state[position] = self.state[i]
             copy.values[position] = self.values[i]
             copy.started[position], copy.ended[position] = self.started[i], self.ended[i]
             copy.workers[position] = self.workers[i]
@@ -197,6 +212,7 @@ class RunRecord:
                 copy.first_started[position] = self.first_started[i]
             if i in self.errors:
                 copy.errors[position] = _picklable(self.errors[i], self.names[i])
+                copy.texts[position] = self.text_of_error(i)
         return TaskRuns(copy)
 
     def snapshot(self, now: float) -> RunRecord:
@@ -328,7 +344,7 @@ class TaskRuns(Mapping[str, TaskRun]):
 
     def __getitem__(self, name: str) -> TaskRun:
         i = self._record.index.get(name)
-        if i is None:
+        if i is None and isinstance(name, str):
             i = self._item(name)
         elif self._ids is not None and i not in self._ids:
             i = None
@@ -341,9 +357,11 @@ class TaskRuns(Mapping[str, TaskRun]):
         task, bracket, number = name.rpartition("[")
         i = self._record.index.get(task)
         ids = self._record.items.get(i) if i is not None and (self._ids is None or i in self._ids) else None
-        if not (bracket and ids and number.endswith("]") and number[:-1].isdecimal()):
+        digits = number[:-1]
+        if not (bracket and ids and number.endswith("]") and digits.isdecimal() and len(digits) < 19):
             return None
-        return ids[int(number[:-1])] if int(number[:-1]) < len(ids) else None
+        place = int(digits)
+        return ids[place] if place < len(ids) and str(place) == digits else None
 
     def __iter__(self) -> Iterator[str]:
         if self._ids is None:

@@ -16,6 +16,7 @@ from types import FunctionType
 
 from . import registry, wiring
 from .engine.condition import ask_condition, condition_arguments
+from .engine.mapping import item_parameter, read_items
 from .engine.signature import is_coroutine_function, read_signature
 from .exceptions import OptionError, Skip, close_matches, listing, shown
 from .options import TaskOptions
@@ -202,9 +203,10 @@ class Task(_Typed["P", "R_co"]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By name where another process finds it so; else an unwired copy.
-        if find_task(self.func) is self:
+        base = find_task(self.func)
+        if base is self:
             return _task_at, (self.func.__module__, self.func.__qualname__)
-        return _unwired, (self.func, self.name, self.options, self.mapped_over)
+        return _unwired, (self.func if base is None else base, self.name, self.options, self.mapped_over)
 
     def __repr__(self) -> str:
         before, after = len(self._upstream or ()), len(self._downstream or ())
@@ -314,7 +316,7 @@ class Task(_Typed["P", "R_co"]):
                 first.
 
         Raises:
-            OptionError: The task is mapped already, or has no such parameter.
+            OptionError: The task is mapped over another parameter already, or has no such parameter.
 
         >>> @task
         ... def double(x: int) -> int:
@@ -322,6 +324,8 @@ class Task(_Typed["P", "R_co"]):
         >>> double.map()([1, 2, 3])
         [2, 4, 6]
         """
+        if self.mapped_over is not None and self.mapped_over == (over or ""):  # a notebook's cell that ran again
+            return self
         _check_map(self, over)
         self.is_template = True
         return _unwired(self.func, self.name, self.options, over or "", sys._getframe(1))
@@ -338,6 +342,9 @@ class Task(_Typed["P", "R_co"]):
             return self._call_mapped(args, kwargs)  # type: ignore[no-any-return]
         if is_coroutine_function(self.func):
             return self._call_async(args, kwargs)  # type: ignore[return-value]
+        return self._call_once(args, kwargs)
+
+    def _call_once(self, args: Any, kwargs: Any) -> R_co:
         if not self._is_wanted(args, kwargs):
             return None  # type: ignore[return-value]
         attempt = 1
@@ -355,16 +362,22 @@ class Task(_Typed["P", "R_co"]):
 
     def _call_mapped(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function for each item, as a run of the mapped task does."""
-        single = _unwired(self.func, self.name, self.options, None)
-        name = self.mapped_over
-        parameters = getattr(read_signature(self.func), "positional", ())
-        place = parameters.index(name) if name in parameters else 0
-        if name in kwargs or not args:
-            name = name or next(iter(parameters), "")
-            calls: Any = [single(*args, **{**kwargs, name: item}) for item in kwargs[name]]
+        signature = read_signature(self.func)
+        name = item_parameter(signature, self.mapped_over or "")
+        place = signature.positional.index(name) if signature and name in signature.positional else 0
+        if name not in kwargs and place >= len(args):
+            raise TypeError(f"{self.name}() is mapped over {name or 'its first argument'!r}: call it with the items.")
+        items = read_items(self.name, kwargs[name] if name in kwargs else args[place])
+        if name in kwargs:
+            calls = [(args, {**kwargs, name: item}) for item in items]
         else:
-            calls = [single(*args[:place], item, *args[place + 1 :], **kwargs) for item in args[place]]
-        return _gather(calls) if is_coroutine_function(self.func) else calls
+            calls = [((*args[:place], item, *args[place + 1 :]), kwargs) for item in items]
+        if is_coroutine_function(self.func):
+            return self._call_each_async(calls)
+        return [self._call_once(*call) for call in calls]
+
+    async def _call_each_async(self, calls: list[tuple[Any, Any]]) -> list[Any]:
+        return [await self._call_async(*call) for call in calls]
 
     async def _call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         import asyncio  # noqa: PLC0415 - costs 29 ms
@@ -553,19 +566,15 @@ def _take_over(old: Task[..., Any], new: Task[..., Any]) -> None:
     registry.discard(old, old.site)
 
 
-async def _gather(coroutines: list[Any]) -> list[Any]:
-    return [await coroutine for coroutine in coroutines]
-
-
 def _check_map(task: Task[..., Any], over: Any) -> None:
     where = f"task {task.name!r} ({task.site}): map({'' if over is None else f'over={shown(over)}'})"
     if task.mapped_over is not None:
-        raise OptionError(f"{where}: it is mapped already; map the task that it was made from.")
+        raise OptionError(f"{where}: it is mapped over another parameter already; map the task that it was made from.")
     signature = read_signature(task.func)
     if over is None or signature is None:
         return
-    known = signature.positional + signature.keyword_only
-    if over not in known or over in signature.contexts:
+    known = [p for p in signature.positional + signature.keyword_only if p not in signature.contexts]
+    if over not in known:
         close = close_matches(over, known)
         raise OptionError(f"{where}: over must name a parameter{close}; there are {listing(known)}.")
 
@@ -601,7 +610,7 @@ def _task_at(module: str, name: str) -> Any:
 
 def _unwired(func: Any, name: str, options: Any, mapped_over: str | None, frame: Any = None) -> Task[..., Any]:
     copy: Task[..., Any] = Task.__new__(Task)
-    copy._define(func, name, options, frame or sys._getframe())
+    copy._define(func.func if isinstance(func, Task) else func, name, options, frame or sys._getframe())
     copy.mapped_over = mapped_over
     return copy
 

@@ -14,7 +14,7 @@ LAYERS = (
     # the vocabulary: nothing of flowkit below it
     "exceptions states hooks",
     # values that know only words; pictures; how a function looks from outside
-    "retry events context registry engine.signature engine.condition "
+    "retry events context registry engine.signature engine.condition engine.mapping "
     "render render._labels render._layout render.text render.mermaid render.dot render.report",
     # options are made of a retry policy and the words for triggers and events
     "options",
@@ -23,7 +23,7 @@ LAYERS = (
     # one run's decisions, without a clock or a thread
     "engine.program engine.scheduler engine.attempt engine.loops engine.forks",
     # where and how attempts run; watching for people
-    "engine.workers engine.workers.inline engine.workers.threads engine.workers.coroutines "
+    "engine.workers engine.workers.inline engine.workers.threads engine.workers.coroutines engine.workers.daemons "
     "engine.workers.processes engine.workers.child engine.workers.shipping engine.workers.wire engine.workers.remote "
     "engine.workers.foreign "
     "engine.limits engine.items engine.calls engine.pools engine.settings "

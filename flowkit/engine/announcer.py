@@ -66,12 +66,12 @@ class Announcer:
             self._stream.deliver()
 
     def run_started(self) -> None:
-        self._publish(RunStarted, self._record.dag_name, len(self._record.names))
+        self._publish(RunStarted, self._record.dag_name, self._record.count)
 
     def run_finished(self, state: str) -> None:
         record = self._record
         self._publish(
-            RunFinished, record.dag_name, state, len(record.names), record.finished_at - record.started_at
+            RunFinished, record.dag_name, state, record.count, record.finished_at - record.started_at
         )  # fmt: skip
 
     def attempt_started(self, i: int, attempt: int) -> None:

@@ -15,6 +15,7 @@ from ..exceptions import (
     RunCancelledError,
     Skip,
     TaskResultError,
+    describe,
     listing,
     shown,
     text_of,
@@ -48,10 +49,11 @@ class Outcome:
         error: The exception to keep; None for a skip.
         reason: Why, where the error does not say it.
         has_started: Whether the function was called at all, and not only the condition.
+        text: The error in words; made here, because a ``__str__`` is the user's and must not run under a lock.
         may_retry: Whether the retry policy allows another attempt after this error.
     """
 
-    __slots__ = ("error", "has_started", "may_retry", "reason", "state")
+    __slots__ = ("error", "has_started", "may_retry", "reason", "state", "text")
 
     def __init__(
         self,
@@ -67,6 +69,7 @@ class Outcome:
         self.reason = reason
         self.may_retry = may_retry
         self.has_started = has_started
+        self.text = "" if error is None else describe(error)
 
 
 def make_call(
@@ -221,7 +224,7 @@ def judge_error(
 
 def _unfit_call(error: TypeError, program: Program, i: int) -> BindingError:
     """Return the error of a builtin that does not tell its parameters, and was called with the wrong ones."""
-    given = listing(program.names[u] for u in program.graph.upstream[i])
+    given = listing(task.name for task in program.tasks[i].upstream)
     problem = BindingError(
         f"task {program.names[i]!r} calls {shown(program.funcs[i])} with the results of [{given}]: {text_of(error)}. "
         f"Wrap it in a function that takes them."
@@ -238,4 +241,4 @@ def without_engine(traceback: TracebackType | None) -> TracebackType | None:
     return inner or traceback
 
 
-_ENGINE = __name__.rpartition(".")[0]
+_ENGINE = (__name__.rpartition(".")[0], "asyncio.")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from ..exceptions import BindingError, listing
 from .condition import choose
+from .mapping import item_parameter
 from .signature import Signature, describe_signature, read_signature
 
 TYPE_CHECKING = False
@@ -91,9 +92,9 @@ class Binding:
             BindingError: Neither a result nor an input is given to that parameter.
         """
         signature = read_signature(func)
-        parameters = signature.positional if signature else ()
-        named = dict(zip(parameters, self.args, strict=False)) | self.kwargs
-        source = named.get(over) if over else next((s for s in self.args if s.kind != CONTEXT), None)
+        parameter = item_parameter(signature, over)
+        named = dict(zip(signature.positional if signature else (), self.args, strict=False)) | self.kwargs
+        source = named.get(parameter) if parameter else next((s for s in self.args if s.kind != CONTEXT), None)
         if source is None or source.kind not in (RESULT, INPUT):
             what = f"parameter {over!r}" if over else "its first parameter"
             raise BindingError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from ..events import AttemptFailed, TaskFailed, TaskSucceeded
 from ..exceptions import shown
 from ..hooks import log_broken_hook
+from .program import ItemName
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ class Callbacks:
     def __call__(self, event: Event) -> None:
         """Tell the callback that *event* is for, if there is one; one that raises is logged."""
         name = getattr(event, "task_name", None)
+        if isinstance(name, ItemName):  # its task has an end of its own
+            name = name.task_name if isinstance(event, AttemptFailed) else None
         options = self._options.get(name) if name is not None else None
-        if options is None and isinstance(event, AttemptFailed):  # of an item, such as 'process[3]'
-            options = self._options.get(event.task_name.rpartition("[")[0])
         if options is None:
             return
         callback = None

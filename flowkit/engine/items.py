@@ -6,10 +6,8 @@ limit and record, below a task that ends when all of its items have. Does not kn
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sized
-
-from ..exceptions import TaskExecutionError, TaskResultError, describe, plural, shown
-from ..states import CANCELLED, FAILED, NONE_FAILED, SKIPPED, SUCCEEDED
+from ..exceptions import TaskExecutionError, plural
+from ..states import CANCELLED, FAILED, NONE_FAILED, PENDING, SKIPPED, SUCCEEDED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,21 +16,6 @@ if TYPE_CHECKING:
     from ..results import RunRecord
     from .program import Program
     from .scheduler import Scheduler
-
-
-def read_items(name: str, value: Any) -> list[Any]:
-    """Return what task *name* is mapped over, *value*, as a list.
-
-    Raises:
-        TaskResultError: It is no sized iterable, or a string or a mapping.
-    """
-    refused = isinstance(value, (str, bytes, bytearray, Mapping))
-    if refused or not isinstance(value, Sized) or not isinstance(value, Iterable):
-        hint = "Write list(...items()) to map over a mapping." if isinstance(value, Mapping) else "Give it a list."
-        raise TaskResultError(
-            name, f"task {name!r} is mapped over {shown(value)}, which is of type {type(value).__name__}. {hint}"
-        )
-    return list(value)
 
 
 class Items:
@@ -78,6 +61,11 @@ class Items:
         self._left[parent] -= 1
         return -1 if self._left[parent] else parent
 
+    def unfinished(self) -> list[int]:
+        """Return the items that are not final."""
+        state = self._record.state
+        return [i for i in range(self._record.count, len(state)) if state[i] == PENDING]
+
     def outcome(self, i: int) -> tuple[int, list[Any] | None, BaseException | None]:
         """Return the state in which the mapped task *i* ends, its result, and its error."""
         record = self._record
@@ -86,10 +74,10 @@ class Items:
         failed = [k for k in ids if record.state[k] == FAILED] if FAILED in states else []
         if failed:
             failures = [_failure(record, k) for k in failed]
-            first = f"{record.names[failed[0]]!r}: {describe(record.errors[failed[0]])}"
+            first = f"{record.names[failed[0]]!r}: {record.text_of_error(failed[0])}"
             rest = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
             text = f"{len(failed)} of {plural(len(ids), 'item')} failed: {first}{rest}"
-            record.reasons[i] = text
+            record.texts[i] = text
             return FAILED, None, ExceptionGroup(text, failures)
         if states.count(SUCCEEDED) + states.count(SKIPPED) < len(states):
             return CANCELLED, None, None

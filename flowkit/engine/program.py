@@ -34,6 +34,25 @@ MANY = 4
 """The arity of a task that gets four results or more."""
 
 
+class ItemName(str):
+    """The name of an item of a mapped task, such as ``process[3]``.
+
+    Attributes:
+        task_name: The task.
+    """
+
+    __slots__ = ("task_name",)
+    task_name: str
+
+    def __new__(cls, task_name: str, number: int) -> ItemName:
+        name = str.__new__(cls, f"{task_name}[{number}]")
+        name.task_name = task_name
+        return name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (str(self),)
+
+
 class Program:
     """What a run runs.
 
@@ -104,7 +123,7 @@ class Program:
         """Let *ids*, the next ones, be the items of the mapped task *i*."""
         task, count = self.tasks[i], len(ids)
         name, template = self.names[i], self.sources[i]
-        self.names += [f"{name}[{number}]" for number in range(count)]
+        self.names += [ItemName(name, number) for number in range(count)]
         self.tasks += [task] * count
         self.funcs += [task.func] * count
         self.arity += self.arity[i : i + 1] * count

@@ -42,8 +42,9 @@ from .calls import Calls
 from .cleanup import Cleanup
 from .clock import RealClock, Timers
 from .interrupt import Interrupts
-from .items import Items, read_items
+from .items import Items
 from .limits import Limits
+from .mapping import read_items
 from .pools import Pools
 from .scheduler import START, Scheduler
 from .workers import NotStartedError
@@ -77,6 +78,7 @@ class Run:
     """
 
     def __init__(self, program: Program, settings: Settings, context: Context) -> None:
+        has_limits = bool(program.uses)
         if program.mapped:
             program = program.copy_for_run()
         self.program = program
@@ -96,7 +98,7 @@ class Run:
         self.timers = self._timers.heap
         self._wake_ups: SimpleQueue[None] = SimpleQueue()
         self._announcer = Announcer(self.record, self.now, settings.observers)
-        self._limits = Limits(program.uses, settings.limits) if program.uses else None
+        self._limits = Limits(program.uses, settings.limits) if has_limits else None
         self._items = Items(program, self.record, self.scheduler) if program.mapped else None
         self._armed: dict[int, int] = {}
         """The attempt of an id that a timer watches; gone when that attempt has failed."""
@@ -110,6 +112,8 @@ class Run:
         self._is_forked = False
         self._interrupts = 0
         self._is_over = False
+        self._broken: FlowkitError | None = None
+        """Why the run cannot go on: there is no thread to be had, say."""
         self.calls = Calls(
             self, settings.inputs, context, is_watched=self._announcer.is_watched,
             is_sequential=settings.kind == "sequential",
@@ -173,6 +177,11 @@ class Run:
         self._add(ready)
 
     def _go_on(self) -> None:
+        self._supervise_heedfully()
+        if self._broken is not None:
+            raise self._broken
+
+    def _supervise_heedfully(self) -> None:
         try:
             self._supervise()
         except KeyboardInterrupt:
@@ -293,36 +302,50 @@ class Run:
         """Give *ids* to the pools that they belong to. Not under the lock."""
         if self._items is not None:
             ids = self._expand(ids)
-        self._pools.add(ids)
+        try:
+            self._pools.add(ids)
+        except FlowkitError as error:
+            self._break(error)
+
+    def _break(self, error: FlowkitError) -> None:
+        """End the run, whose workers cannot go on; :meth:`execute` raises *error*."""
+        self._broken = error
+        self.cancel(str(error))
 
     def _keep(self, worker: Worker, ready: list[int]) -> list[int]:
         """Return those of *ready* that belong to the pool of *worker*; the others are handed on. Not under the lock."""
         if self._items is not None and ready:
-            ready = self._expand(ready)
-        return self._pools.keep(worker, ready)
+            ready = self._expand(ready, worker)
+        try:
+            return self._pools.keep(worker, ready)
+        except FlowkitError as error:
+            self._break(error)
+            return []
 
-    def _expand(self, ready: Sequence[int]) -> list[int]:
+    def _expand(self, ready: Sequence[int], worker: Worker | None = None) -> list[int]:
         """Return *ready* with the items of mapped tasks in the place of these. Not under the lock."""
         expanded = []
         waiting = deque(ready)
         while waiting:
             i = waiting.popleft()
             if i in self.program.mapped:
-                waiting.extend(self._start_mapped(i))
+                waiting.extend(self._start_mapped(worker, i))
             else:
                 expanded.append(i)
         return expanded
 
-    def _start_mapped(self, i: int) -> list[int]:
-        """Make ids of the items of *i*; return what may start now."""
+    def _start_mapped(self, worker: Worker | None, i: int) -> list[int]:
+        """Make ids of the items of *i*, in the thread of *worker* if there is one; return what may start now."""
         items = self._items
         assert items is not None  # noqa: S101 - for the type checker: there is a mapped task
-        refused: BaseException | None = None
+        refused: Outcome | None = None
         values: list[Any] = []
+        if worker is not None:
+            worker.current = i  # so that it can be left behind
         try:
             values = read_items(self.record.names[i], self.calls.everything(i))
         except BaseException as error:  # noqa: BLE001 - what is iterated is the user's
-            refused = error
+            refused = Outcome(FAILED, error, has_started=False)
         with self._lock:
             ready: list[int] = []
             if self.record.state[i] != PENDING:
@@ -332,7 +355,7 @@ class Run:
             else:
                 self.record.started[i] = self.now()
                 if refused is not None:
-                    ready = self._take_outcome(i, Outcome(FAILED, refused))
+                    ready = self._take_outcome(i, refused)
                 elif not values:
                     self.record.items[i] = range(0)
                     ready = self._conclude_mapped(i)
@@ -450,6 +473,7 @@ class Run:
             record.forget_start(i)
         if outcome.error is not None:
             record.errors[i] = outcome.error
+            record.texts[i] = outcome.text
         if outcome.reason is not None:
             record.reasons[i] = outcome.reason
         if outcome.state != FAILED:
@@ -645,6 +669,11 @@ class Run:
                     worker.is_abandoned = True
                     self.record.abandoned_threads += self._pools.of(i).abandon(worker)
                     self.record.ended[i] = self.now()
+            if self._items is not None:  # a mapped task ends as its items did
+                for i in self._items.unfinished():
+                    self.scheduler.finish(i, CANCELLED)
+                    self.scheduler.decided.append(i)
+                self._tell_decided()
             self.scheduler.cancel_rest()
             self._tell_decided()
             self._wake()

@@ -16,7 +16,10 @@ from collections import deque
 
 from ...context import holder
 from ...exceptions import FlowkitError
+from ...hooks import log_broken_hook
+from ..loops import GRACE, end_loop
 from . import NotStartedError, Worker
+from .daemons import DaemonExecutor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,9 +40,8 @@ if TYPE_CHECKING:
         def check_value(self, i: int, value: Any) -> None:
             """Raise TaskResultError if *value* cannot be handed on."""
 
-
-GRACE = 0.25
-"""Seconds that cancelled coroutines get to end before the loop is given up."""
+        def check_process(self) -> None:
+            """Raise FlowkitError if this process was forked off the one in which the run goes on."""
 
 
 class _Coroutine(Worker):
@@ -52,9 +54,8 @@ class _Coroutine(Worker):
 
     __slots__ = ("has_begun", "task")
 
-    def __init__(self, run: Attempts, pool: object, i: int) -> None:
+    def __init__(self, run: Attempts, pool: object) -> None:
         super().__init__(run, pool, "loop")
-        self.current = i
         self.has_begun = False
         self.task: asyncio.Task[None] | None = None
 
@@ -90,8 +91,8 @@ class CoroutinePool:
         self._on_idle = on_idle
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
-        self._end: asyncio.Event | None = None
-        """Set to let a loop of our own end."""
+        self._executor = DaemonExecutor()
+        """What ``asyncio.to_thread`` uses on a loop of our own."""
         self._ready: deque[int] = deque()
         self._working: dict[_Coroutine, None] = {}
         """Changed on the loop only."""
@@ -146,11 +147,11 @@ class CoroutinePool:
         loop = self._loop
         if loop is None:
             return 0
-        if self._end is not None and self._thread is not None:
-            loop.call_soon_threadsafe(self._end.set)
-            self._thread.join(2 * GRACE)
-            return int(self._thread.is_alive())
         self._is_closing = True
+        if self._thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join(3 * GRACE)
+            return int(self._thread.is_alive()) + self._executor.close()
         loop.call_soon_threadsafe(self._tell_if_empty)
         self._is_empty.wait(GRACE)
         return 0
@@ -173,14 +174,15 @@ class CoroutinePool:
     def _run_loop(self, is_running: threading.Event) -> None:
         """Run a loop of our own, until :meth:`close`."""
 
-        async def serve() -> None:
-            self._end = asyncio.Event()
-            self._loop = asyncio.get_running_loop()
-            is_running.set()
-            await self._end.wait()
-
-        with asyncio.Runner() as runner:  # at its end it cancels what is left
-            runner.run(serve())
+        loop = self._loop = asyncio.new_event_loop()
+        loop.set_default_executor(self._executor)
+        loop.call_soon(is_running.set)
+        while not self._is_closing:
+            try:
+                loop.run_forever()
+            except BaseException:  # noqa: BLE001 - a task that a coroutine left behind raised an exit: see gh-102572
+                log_broken_hook("a task that a coroutine started and did not wait for", "The run goes on unchanged.")
+        end_loop(loop)
 
     # ------------------------------------------------------------ on the loop
 
@@ -189,13 +191,14 @@ class CoroutinePool:
         ready, working, run, loop = self._ready, self._working, self._run, self._loop
         assert loop is not None  # noqa: S101 - for the type checker: we are on it
         while ready and self._free:
-            try:
-                i = ready.popleft()
-            except IndexError:  # taken back
-                break
+            worker = _Coroutine(run, self)
+            working[worker] = None  # first, or the id would be out of sight for a moment
             self._free -= 1
-            worker = _Coroutine(run, self, i)
-            working[worker] = None
+            try:
+                i = worker.current = ready.popleft()
+            except IndexError:  # taken back
+                self._discard(worker)
+                break
             worker.task = loop.create_task(self._work(worker, i), context=run.context.copy())
         if not working and self._on_idle is not None:
             self._on_idle()
@@ -219,11 +222,21 @@ class CoroutinePool:
         else:
             ready = run.succeeded(worker, i, value)
         worker.current = -1
-        self._discard(worker)
         if ready:
-            self._ready.extend(ready)
+            self._ready.extend(ready)  # first, or they would be out of sight for a moment
+        self._discard(worker)
+        if ready is None and self._thread is not None:
+            self._leave_if_forked()
         if self._ready or not self._working:
             self._start_ready()
+
+    def _leave_if_forked(self) -> None:
+        """End the loop in a process that a coroutine has forked off: nothing there waits for it."""
+        try:
+            self._run.check_process()
+        except FlowkitError:
+            self._is_closing = True
+            asyncio.get_running_loop().stop()
 
     def _discard(self, worker: _Coroutine) -> None:
         if worker in self._working:

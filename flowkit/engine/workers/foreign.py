@@ -219,7 +219,7 @@ class ForeignPool:
             if self._submit_kept is None:
                 func = run.task_of(i).func
                 arguments = self._pack(lambda name, values: encode_arguments(name, values, func), i, arguments)
-            name, attempt = run.record.names[i], run.record.attempts_of(i) or 1
+            name, attempt = str(run.record.names[i]), run.record.attempts_of(i) or 1
             call = _ask_away if asks else _attempt_away
             worker.keeps = not asks and self._submit_kept is not None and run.is_needed_elsewhere_only(i)
             submit = self._submit_kept if worker.keeps else None

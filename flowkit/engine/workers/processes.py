@@ -325,7 +325,7 @@ class ProcessPool(ThreadPool):
         else:
             worker.known.add(number)
         attempt = run.record.attempts_of(i) or 1
-        calls.append((i, name, attempt, number, len(spec_parts), len(packed), asks))
+        calls.append((i, str(name), attempt, number, len(spec_parts), len(packed), asks))
         parts += spec_parts
         parts += packed
 

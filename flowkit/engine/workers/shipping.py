@@ -196,7 +196,7 @@ def _dump(value: object, pickler: Any) -> list[Part]:
     stream = BytesIO()
     buffers: list[Part] = []
     pickler(stream, _PROTOCOL, buffer_callback=_taker(buffers)).dump(value)
-    return [stream.getbuffer(), *buffers]
+    return [stream.getvalue(), *buffers]
 
 
 def _taker(buffers: list[Part]) -> Callable[[pickle.PickleBuffer], bool]:
