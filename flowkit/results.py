@@ -371,6 +371,15 @@ class TaskRuns(Mapping[str, TaskRun]):
     def __len__(self) -> int:
         return self._record.count if self._ids is None else len(self._ids)
 
+    def take_values(self) -> list[Any]:
+        """Take the results out, to send them apart; for an excerpt, which nobody else has."""
+        values, self._record.values = self._record.values, []
+        return values
+
+    def put_values(self, values: list[Any]) -> None:
+        """Put in what :meth:`take_values` gave."""
+        self._record.values = values
+
     def __repr__(self) -> str:
         return f"<TaskRuns {listing(self)}>"
 

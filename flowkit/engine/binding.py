@@ -241,9 +241,11 @@ def _bind_condition(
     for other, i in upstream.by_name.items():
         by_name.setdefault(other, Source(RESULT, i))
     in_order = [s for s in binding.args if s.kind != CONTEXT] or [Source(RESULT, i) for i in upstream.ids]
+    signature = read_signature(when)
+    for parameter in signature.contexts if signature else ():
+        by_name[parameter] = Source(CONTEXT, None)
     binding.when = when
     binding.when_args, binding.when_kwargs = choose(when, by_name, in_order)
-    signature = read_signature(when)
     if signature is None:
         return
     given = set(signature.positional[: len(binding.when_args)]) | set(binding.when_kwargs)

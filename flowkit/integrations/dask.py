@@ -9,6 +9,7 @@ computed it, and Dask moves it to where it is needed.
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import Executor, Future, InvalidStateError
 from importlib import import_module
 
@@ -56,7 +57,7 @@ class DaskExecutor(Executor):
         self, _: Callable[..., Any], spec: Any, name: str, run_id: str, attempt: int, arguments: Any
     ) -> Future[Any]:
         """Have an attempt made on the cluster; the result stays there, and the answer is its ``distributed.Future``."""
-        key = f"{name}-{run_id}-{attempt}"
+        key = f"{name}-{run_id}-{attempt}-{os.urandom(4).hex()}"  # never the key of another run's data
         return _promise(
             self._client.submit(attempt_kept, spec, name, run_id, attempt, arguments, key=key, pure=False),
             fetches=False,
@@ -94,7 +95,8 @@ def _promise(followed: Any, *, fetches: bool) -> Future[Any]:
         except InvalidStateError:  # cancelled here in this moment
             return
         except BaseException as lost:  # noqa: BLE001 - the connection to the cluster, say
-            promise.set_exception(lost)
+            if not promise.done():
+                promise.set_exception(lost)
 
     followed.add_done_callback(pass_on)
     return promise

@@ -75,7 +75,7 @@ class CoroutinePool:
         run: Who says what an id means.
         size: The most attempts at once; None for no limit.
         loop: A loop that runs in another thread than the one that controls the run; None for one of its own.
-        on_idle: Called when nothing is left to do; None if nobody wants to know.
+        on_idle: Called when an attempt has ended; None if nobody wants to know.
     """
 
     def __init__(
@@ -200,8 +200,6 @@ class CoroutinePool:
                 self._discard(worker)
                 break
             worker.task = loop.create_task(self._work(worker, i), context=run.context.copy())
-        if not working and self._on_idle is not None:
-            self._on_idle()
 
     async def _work(self, worker: _Coroutine, i: int) -> None:
         run = self._run
@@ -227,8 +225,10 @@ class CoroutinePool:
         self._discard(worker)
         if ready is None and self._thread is not None:
             self._leave_if_forked()
-        if self._ready or not self._working:
+        if self._ready:
             self._start_ready()
+        if self._on_idle is not None:
+            self._on_idle()
 
     def _leave_if_forked(self) -> None:
         """End the loop in a process that a coroutine has forked off: nothing there waits for it."""

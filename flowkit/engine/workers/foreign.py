@@ -18,8 +18,9 @@ from queue import SimpleQueue
 
 from ...context import TaskContext, holder
 from ...exceptions import FlowkitError, describe, shown
+from ...hooks import log_broken_hook
 from ...task import is_main_elsewhere
-from ..loops import PrivateLoop
+from ..loops import GRACE, PrivateLoop
 from . import NotStartedError, Worker, remote
 from .remote import read_answer
 from .shipping import Spec, decode, encode_arguments, encode_spec
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
             """Take what came out of *i* instead of a value."""
 
 
+_ARGUMENTS = 5
+"""Arguments of the function and the condition, by position and by name, and the upstream runs."""
 _MOST_IN_FLIGHT = 1_024
 """How many attempts an executor gets at once that does not tell how many workers it has."""
 
@@ -80,15 +83,12 @@ class _Foreign(Worker):
 
     Attributes:
         future: The executor's promise.
-        keeps: Whether the result stays where the attempt is made.
     """
 
-    __slots__ = ("future", "keeps")
+    __slots__ = ("future",)
 
-    def __init__(self, run: Attempts, pool: object, name: str, i: int) -> None:
+    def __init__(self, run: Attempts, pool: object, name: str) -> None:
         super().__init__(run, pool, name)
-        self.current = i
-        self.keeps = False
         self.future: Future[Any] | None = None
 
 
@@ -99,7 +99,7 @@ class ForeignPool:
         run: Who says what an id means.
         executor: Where they run.
         size: The most attempts at once; None for as many as the executor has workers.
-        on_idle: Called when nothing is left to do; None if nobody wants to know.
+        on_idle: Called when an attempt has ended; None if nobody wants to know.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class ForeignPool:
         self._run = run
         self._executor = executor
         workers = getattr(executor, "_max_workers", None)
-        self._free = size or (workers if isinstance(workers, int) else _MOST_IN_FLIGHT)
+        self._free = size or (workers if isinstance(workers, int) and workers > 0 else _MOST_IN_FLIGHT)
         self._on_idle = on_idle
         self._name = type(executor).__name__
         self._ready: deque[int] = deque()
@@ -126,6 +126,8 @@ class ForeignPool:
         """Submits a call whose result stays away; None if the executor has no such thing."""
         self._is_here: bool | None = None
         """Whether the executor's workers share this process; None until it was found out."""
+        self._look: Future[Any] | None = None
+        """The call that finds that out."""
         self._has_main = True
         """Whether their ``__main__`` module is ours."""
         self._specs: dict[Any, list[bytes]] = {}
@@ -139,8 +141,12 @@ class ForeignPool:
         self._ready.extend(ids)
         with self._starting:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="flowkit-submit", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._serve, name="flowkit-submit", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise FlowkitError(f"cannot start a thread to submit tasks: {error}") from error
+                self._thread = thread
         self._calls.put(self._submit_ready)
 
     def withdraw(self) -> list[int]:
@@ -168,16 +174,15 @@ class ForeignPool:
 
     def stop(self, is_unwanted: Callable[[int], bool], *, kills: bool) -> None:
         """Take back what the executor has not started."""
-        for worker in self._working.copy():
-            if worker.future is not None and worker.current >= 0 and is_unwanted(worker.current):
-                worker.future.cancel()
+        self._calls.put(lambda: self._cancel_unwanted(is_unwanted))
 
     def close(self) -> int:
-        """End our thread; the executor goes on. Return 0."""
+        """End our thread; the executor goes on. Return 1 if our thread is kept waiting by it."""
         self._calls.put(None)
-        if self._thread is not None:
-            self._thread.join()
-        return 0
+        if self._thread is None:
+            return 0
+        self._thread.join(GRACE)
+        return int(self._thread.is_alive())
 
     # ------------------------------------------------------------ in our thread
 
@@ -187,14 +192,17 @@ class ForeignPool:
 
     def _submit_ready(self) -> None:
         ready, run = self._ready, self._run
-        while ready and self._free:
-            try:
-                i = ready.popleft()
-            except IndexError:  # taken back
-                break
+        if ready and self._is_here is None:
+            self._look_around()
+        while ready and self._free and self._is_here is not None:
+            worker = _Foreign(run, self, self._name)
+            self._working[worker] = None  # first, or the id would be out of sight for a moment
             self._free -= 1
-            worker = _Foreign(run, self, self._name, i)
-            self._working[worker] = None
+            try:
+                i = worker.current = ready.popleft()
+            except IndexError:  # taken back
+                self._discard(worker)
+                break
             run.record.workers[i] = worker.name
             run.record.started[i] = run.now()
             try:
@@ -202,27 +210,57 @@ class ForeignPool:
                     raise NotStartedError
                 self._submit(worker, i)
             except BaseException as error:  # noqa: BLE001 - whatever is wrong with a task is its outcome
-                self._end(worker, run.failed(worker, i, error))
-        if not self._working and self._on_idle is not None:
-            self._on_idle()
+                self._end(worker, run.failed(worker, i, error, may_retry=False))
+
+    def _look_around(self) -> None:
+        """Find out where the executor's workers are, if that is not under way."""
+        if self._look is not None:
+            return
+        try:
+            self._look = self._ask(self._ready[0], _look_around, _Here())
+        except IndexError:  # taken back
+            return
+        except FlowkitError as error:
+            self._refuse_all(error)
+        else:
+            self._look.add_done_callback(lambda future: self._calls.put(lambda: self._learn(future)))
+
+    def _learn(self, future: Future[Any]) -> None:
+        try:
+            self._is_here, main = future.result()
+        except BaseException as error:  # noqa: BLE001 - nothing of the task's own gets here: the executor failed
+            self._look = None
+            self._refuse_all(error)
+            return
+        self._has_main = main == getattr(sys.modules["__main__"], "__file__", "")
+        self._submit_ready()
+
+    def _refuse_all(self, error: BaseException) -> None:
+        """Fail what waits: the executor does not work."""
+        for i in self.withdraw():
+            worker = _Foreign(self._run, self, self._name)
+            worker.current = i
+            refusal = error if isinstance(error, FlowkitError) else self._failure(worker, i, error)
+            self._ready.extend(self._run.failed(worker, i, refusal, may_retry=False) or ())
+        if self._ready:
+            self._submit_ready()
 
     def _submit(self, worker: _Foreign, i: int, *, is_condition_known: bool = False) -> None:
         run = self._run
-        if self._is_here is None:
-            self._is_here, main = self._ask(i, _look_around, _Here()).result()
-            self._has_main = main == getattr(sys.modules["__main__"], "__file__", "")
         if self._is_here:
             future = self._ask(i, _attempt_here, run.call_of(worker), i)
         else:
             arguments: Any
             arguments, asks = run.arguments_for(worker, i, is_condition_known=is_condition_known)
-            if self._submit_kept is None:
+            if self._submit_kept is not None:  # Dask finds its futures in plain collections only
+                upstream = arguments[-1]
+                arguments = (*arguments, upstream and upstream.take_values())
+            else:
                 func = run.task_of(i).func
                 arguments = self._pack(lambda name, values: encode_arguments(name, values, func), i, arguments)
             name, attempt = str(run.record.names[i]), run.record.attempts_of(i) or 1
             call = _ask_away if asks else _attempt_away
-            worker.keeps = not asks and self._submit_kept is not None and run.is_needed_elsewhere_only(i)
-            submit = self._submit_kept if worker.keeps else None
+            submit = self._submit_kept if not asks and run.is_needed_elsewhere_only(i) else None
             future = self._ask(i, call, self._spec_of(i), name, run.run_id, attempt, arguments, submit=submit)
         worker.future = future
         future.add_done_callback(lambda future: self._calls.put(lambda: self._take(worker, i, future)))
@@ -245,45 +283,44 @@ class ForeignPool:
 
     def _ask(self, i: int, call: Callable[..., Any], *args: Any, submit: Any = None) -> Future[Any]:
         try:
-            return (submit or self._executor.submit)(call, *args)
-        except Exception as error:
+            future = (submit or self._executor.submit)(call, *args)
+            if not hasattr(future, "add_done_callback"):
+                raise TypeError(f"submit() gave {shown(future)}, which is no future")
+        except BaseException as error:
             raise FlowkitError(
                 f"the executor {shown(self._executor)} did not take task {self._run.record.names[i]!r}; pass one that "
                 f"is neither broken nor shut down: {describe(error)}"
             ) from error
+        return future
 
     def _take(self, worker: _Foreign, i: int, future: Future[Any]) -> None:
-        run, name = self._run, self._run.record.names[i]
-        may_retry: bool | None = None
-        error: BaseException | None = None
-        value = None
+        run = self._run
         try:
             answer, content = future.result()
-        except BaseException as broken:  # noqa: BLE001 - nothing of the task's own gets here: the executor failed
-            error, may_retry = self._failure(worker, i, broken), False
-        else:
-            if worker.keeps and answer == "kept":
-                self._end(worker, run.succeeded(worker, i, content))
-                return
             if answer == "holds":
-                try:
-                    self._submit(worker, i, is_condition_known=True)
-                except BaseException as refused:  # noqa: BLE001 - whatever is wrong with a task is its outcome
-                    self._end(worker, run.failed(worker, i, refused))
+                self._submit(worker, i, is_condition_known=True)
                 return
-            if answer == "value":
-                value = content
-            elif answer == "raised":
-                error = content
-            else:
-                value, error, may_retry = read_answer(name, answer, content)
+            value, error, may_retry = self._read(run.record.names[i], answer, content)
+        except NotStartedError as stopped:
+            value, error, may_retry = None, stopped, None
+        except BaseException as broken:  # noqa: BLE001 - nothing of the task's own gets here: the executor failed
+            value, error, may_retry = None, self._failure(worker, i, broken), False
         if error is None:
             self._end(worker, run.succeeded(worker, i, value))
         else:
             self._end(worker, run.failed(worker, i, error, may_retry=may_retry))
 
+    def _read(self, name: str, answer: Any, content: Any) -> tuple[Any, BaseException | None, bool | None]:
+        if answer in ("value", "kept"):
+            return content, None, None
+        if answer == "raised":
+            return None, content, None
+        return read_answer(name, answer, content)
+
     def _failure(self, worker: _Foreign, i: int, error: BaseException) -> BaseException:
         """Return what to say of an attempt that the executor did not make, or whose answer it lost."""
+        if isinstance(error, FlowkitError):
+            return error
         name, executor = self._run.record.names[i], shown(self._executor)
         if worker.future is not None and worker.future.cancelled():
             return NotStartedError() if self._run.is_stopped and not self._run.admits(i) else FlowkitError(
@@ -295,13 +332,28 @@ class ForeignPool:
 
     def _end(self, worker: _Foreign, ready: list[int] | None) -> None:
         worker.current = -1
+        self._ready.extend(ready or ())  # first, or they would be out of sight for a moment
         self._discard(worker)
-        self._ready.extend(ready or ())
         self._submit_ready()
+        if self._on_idle is not None:
+            self._on_idle()
+
+    def _cancel_unwanted(self, is_unwanted: Callable[[int], bool]) -> None:
+        if self._look is not None and self._is_here is None:
+            self._cancel(self._look)
+        for worker in self._working.copy():
+            if worker.future is not None and worker.current >= 0 and is_unwanted(worker.current):
+                self._cancel(worker.future)
+
+    def _cancel(self, future: Future[Any]) -> None:
+        try:
+            future.cancel()
+        except Exception:  # noqa: BLE001 - it is somebody else's, and may raise anything
+            log_broken_hook(f"cancel() of a future of {shown(self._executor)}", "It is left to end by itself.")
 
     def _give_up(self, worker: Any) -> None:
         if worker.future is not None:
-            worker.future.cancel()
+            self._cancel(worker.future)
         self._discard(worker)
         self._submit_ready()
 
@@ -402,7 +454,10 @@ def _attempt(
             arguments = decode(arguments)
     except BaseException as error:  # noqa: BLE001 - what is imported for it is the user's
         return remote.answer_refused(error)
-    *arguments, upstream = arguments
+    values = arguments[-1] if len(arguments) > _ARGUMENTS else None
+    *arguments, upstream = arguments[:_ARGUMENTS]
+    if upstream is not None and values is not None:
+        upstream.put_values(values)
     context = TaskContext(
         name, run_id, attempt, remote.Unsent() if upstream is None else upstream, lambda: False, _no_cleanup
     )
