@@ -67,24 +67,45 @@ async def _wait(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
 
-def end_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what is left on *loop*, which does not run, and close it; what does not end in time is left behind."""
+def end_loop(loop: asyncio.AbstractEventLoop) -> int:
+    """Cancel what is left on *loop*, which does not run, and close it; return how many threads had to be left behind.
+
+    A task that does not heed the cancel cannot be thrown away: Python would call it again to end it, and if it did not
+    heed that either, never come back. So it goes on, in a daemon thread.
+    """
     import asyncio  # noqa: PLC0415
 
     left = asyncio.all_tasks(loop)
     for task in left:
         task.cancel()
+    if left:
+        _run_quietly(loop, asyncio.wait(left, timeout=GRACE))
+        left = asyncio.all_tasks(loop)
+    if not left:
+        _close(loop)
+        return 0
+
+    def go_on() -> None:
+        _run_quietly(loop, asyncio.wait(left))
+        _close(loop)
+
+    threading.Thread(target=go_on, name="flowkit-loop", daemon=True).start()
+    return 1
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    import asyncio  # noqa: PLC0415
+
+    _run_quietly(loop, asyncio.wait_for(loop.shutdown_asyncgens(), GRACE))
+    loop.close()
+
+
+def _run_quietly(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[object]) -> None:
+    """Run *awaitable* on *loop*; what tasks that nobody waits for raise there ends nothing."""
     try:
-        if left:
-            loop.run_until_complete(asyncio.wait(left, timeout=GRACE))
-        loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), GRACE))
-    except BaseException as error:  # noqa: BLE001 - a task that is left may raise an exit, and nobody waits for it
+        loop.run_until_complete(awaitable)
+    except BaseException as error:  # noqa: BLE001 - an exit that such a task raised: see gh-102572
         del error
-    finally:
-        for task in left:
-            if not task.done():  # or asyncio would complain about it when it is collected
-                task._log_destroy_pending = False  # type: ignore[attr-defined]
-        loop.close()
 
 
 def _outside_of_loops(call: Callable[[], Any]) -> Any:

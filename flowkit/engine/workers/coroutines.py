@@ -101,6 +101,9 @@ class CoroutinePool:
         self._is_empty = threading.Event()
         """Set while the pool closes and no coroutine is left."""
         self._is_closing = False
+        self._is_forked = False
+        self._left = 0
+        """How many threads run coroutines that did not heed their cancel."""
 
     # ------------------------------------------------------------ from any thread
 
@@ -151,7 +154,7 @@ class CoroutinePool:
         if self._thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             self._thread.join(3 * GRACE)
-            return int(self._thread.is_alive()) + self._executor.close()
+            return int(self._thread.is_alive()) + self._left + self._executor.close()
         loop.call_soon_threadsafe(self._tell_if_empty)
         self._is_empty.wait(GRACE)
         return 0
@@ -182,7 +185,8 @@ class CoroutinePool:
                 loop.run_forever()
             except BaseException:  # noqa: BLE001 - a task that a coroutine left behind raised an exit: see gh-102572
                 log_broken_hook("a task that a coroutine started and did not wait for", "The run goes on unchanged.")
-        end_loop(loop)
+        if not self._is_forked:  # else what the loop watches is the parent's, and must not be touched
+            self._left = end_loop(loop)
 
     # ------------------------------------------------------------ on the loop
 
@@ -235,8 +239,9 @@ class CoroutinePool:
         try:
             self._run.check_process()
         except FlowkitError:
-            self._is_closing = True
-            asyncio.get_running_loop().stop()
+            self._is_closing = self._is_forked = True
+            assert self._loop is not None  # noqa: S101 - for the type checker: we are on it
+            self._loop.stop()
 
     def _discard(self, worker: _Coroutine) -> None:
         if worker in self._working:
