@@ -79,10 +79,11 @@ def shown(value: object, most: int = 80) -> str:
 def text_of(error: BaseException) -> str:
     """Return the text of *error* on one line, cut to 500 characters, whatever its ``__str__`` does."""
     try:
-        text = " ".join(str(error).split())
+        whole = str(error)
+        text = " ".join(whole[:4_000].split())
     except BaseException as broken:  # noqa: BLE001 - a broken __str__ must not hide the error it belongs to
         return f"(its __str__ raised {type(broken).__name__})"
-    return text if len(text) <= 500 else f"{text[:500]}... ({len(text)} characters)"
+    return text if len(whole) <= 4_000 and len(text) <= 500 else f"{text[:500]}... ({len(whole)} characters)"
 
 
 def close_matches(name: object, known: Iterable[str]) -> str:

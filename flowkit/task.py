@@ -593,7 +593,7 @@ def find_task(func: Any) -> Task[..., Any] | None:
 def is_main_importable() -> bool:
     """Return whether the processes for which something is pickled now have the ``__main__`` module of this one.
 
-    Those that this one starts have it, but not in a notebook, or with -c.
+    Those that this one starts have it, but not in a notebook, with -c, or for the ``__main__`` module of a package.
     """
     return _has_main_file() and not is_main_elsewhere.get()
 
@@ -601,7 +601,11 @@ def is_main_importable() -> bool:
 @functools.cache
 def _has_main_file() -> bool:
     main = sys.modules["__main__"]
-    return getattr(main, "__spec__", None) is not None or hasattr(main, "__file__")
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        name: str = spec.name
+        return name.rpartition(".")[2] != "__main__"  # multiprocessing does not import that of a package
+    return not getattr(main, "__file__", "<").startswith("<")
 
 
 def _task_at(module: str, name: str) -> Any:

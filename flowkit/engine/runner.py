@@ -482,7 +482,7 @@ class Run:
         policy = self.program.tasks[i].options.retry
         attempt = record.attempts_of(i)
         stops_here = record.abandoned_threads >= MOST_ABANDONED or not self.admits(i)
-        if outcome.may_retry and attempt <= policy.retries and not stops_here:
+        if outcome.may_retry and 0 < attempt <= policy.retries and not stops_here:
             return self._back_off(i, attempt, policy.wait_after(attempt, outcome.error, self._random()))
         if outcome.has_started:
             self._announcer.attempt_failed(i, attempt, policy.retries + 1, None)

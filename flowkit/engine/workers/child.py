@@ -49,7 +49,7 @@ def main(connection: Connection, side: Connection, run_id: str, log_level: int) 
 
     Args:
         connection: Where calls come from and answers go.
-        side: Where ids come from whose attempts are to stop, and where one byte goes for each call that starts.
+        side: Where ids come from whose attempts are to stop, and where one byte goes for each call that begins.
         run_id: The run that this process works for.
         log_level: From which level on records of the logger ``flowkit`` are sent back.
     """
@@ -140,11 +140,9 @@ class _Child:
     def serve(self, calls: list[tuple[Any, ...]], parts: Sequence[Part]) -> None:
         """Make *calls* one after the other."""
         first = 0
-        is_batch = len(calls) > 1
         self._last_sent = time.perf_counter()
         for number, (i, name, attempt, spec_number, spec_size, size, asks) in enumerate(calls, 1):
-            if is_batch:
-                self._side.mark()
+            self._side.mark()
             middle, end = first + spec_size, first + spec_size + size
             try:
                 spec, *arguments = self._unpack(spec_number, parts[first:middle], parts[middle:end])

@@ -13,7 +13,7 @@ replaced when there is work again. Nothing is shared between processes, so nothi
     calls ────────────── connection ──────────► make them
           ◄─────────────────────────────────── answers
     "stop id" ────────────── side ────────────► listen: what is not wanted any more; the parent's end
-          ◄─────────────────────────────────── one byte for each call of a batch that starts
+          ◄─────────────────────────────────── one byte for each call that begins
 
 Small tasks travel in batches, as many as were measured to take about a millisecond together; never tasks with a
 condition, a timeout, retries or a limit.
@@ -22,13 +22,16 @@ condition, a timeout, retries or a limit.
 from __future__ import annotations
 
 import atexit
+import functools
 import itertools
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
 import select
 import sys
 import threading
+import time
 
 from ...exceptions import (
     FlowkitError,
@@ -89,8 +92,12 @@ MOST_DEATHS = 3
 """A task that has killed this many workers is given up."""
 _ENDING = 2.0
 """Seconds that a process gets to end by itself when it is not needed any more."""
+_BETWEEN_LOOKS = 1.0
+"""Seconds between two looks at whether a process that says nothing lives."""
 _BATCH_SECONDS = 0.001
 _LARGEST_BATCH = 64
+_MOST_UNREAD = 1_000
+"""Marks that are left in the pipe; it holds a multiple of that."""
 _UNGUARDED = 77
 """Exit code of a worker whose script would start workers again."""
 
@@ -115,9 +122,11 @@ class _Process(_Thread):
         side: Where ids go whose attempts are to stop.
         known: Numbers of the specs that the process has.
         is_killed: Whether we have killed the process.
+        unread: How many calls were answered whose marks were not read.
+        watch: Tells whether the process lives.
     """
 
-    __slots__ = ("channel", "is_killed", "known", "poll", "process", "side")
+    __slots__ = ("channel", "is_killed", "known", "process", "side", "unread", "watch")
 
     def __init__(self, run: Attempts, pool: object, name: str, work: Callable[[Any], None]) -> None:
         super().__init__(run, pool, name, work)
@@ -126,7 +135,8 @@ class _Process(_Thread):
         self.side: Any = None
         self.known: set[int] = set()
         self.is_killed = False
-        self.poll: Callable[[], object] = _nothing
+        self.unread = 0
+        self.watch: Any = None
 
     def kill(self) -> None:
         """Kill the process, if there is one."""
@@ -172,15 +182,15 @@ class ProcessPool(ThreadPool):
         self._multiprocessing: Any = multiprocessing.get_context(start_method)
         self._specs: dict[Any, tuple[int, list[Part]]] = {}
         self._spec_numbers = itertools.count()
-        self._seconds: dict[Any, float] = {}
-        """How long each function takes, a moving average."""
+        self._seconds: dict[int, float] = {}
+        """How long the function of each id() takes, a moving average."""
         self._deaths: dict[int, int] = {}
         """How many workers each id has killed."""
         self._leaving: list[_Thread] = []
         """Workers whose process was killed for its timeout."""
         self._is_killing = False
-        self._startup_error: FlowkitError | None = None
-        """Why no process can be started."""
+        self._broken: Callable[[str], FlowkitError] | None = None
+        """Says of a task why no process can be started."""
         forks.watch(self)
 
     # ------------------------------------------------------------ what a run asks
@@ -268,7 +278,7 @@ class ProcessPool(ThreadPool):
         """Return how long *i* is likely to take, in seconds; a batch has no room for what is not known."""
         if not self._run.is_batchable(i):
             return _BATCH_SECONDS
-        return self._seconds.get(self._run.task_of(i).func, _BATCH_SECONDS)
+        return self._seconds.get(id(self._run.task_of(i).func), _BATCH_SECONDS)
 
     def _attempt(self, worker: _Process, ids: Sequence[int]) -> list[int] | None:
         """Make attempts of *ids*; return what became ready, None if nobody waits for *worker* any more."""
@@ -286,7 +296,7 @@ class ProcessPool(ThreadPool):
                 record.started[i] = run.now()
                 self._add_call(worker, i, calls, parts)
             except BaseException as error:  # noqa: BLE001 - whatever is wrong with a task is its outcome
-                became_ready = run.failed(worker, i, error)
+                became_ready = run.failed(worker, i, error, may_retry=False)
                 if became_ready is None:
                     return None
                 ready += became_ready
@@ -297,7 +307,7 @@ class ProcessPool(ThreadPool):
         try:
             worker.channel.send(calls, parts)
             while waiting:
-                answers, parts = worker.channel.receive(worker.poll)
+                answers, parts = worker.channel.receive(worker.watch.wait)
                 first = 0
                 for i, *answer, size in answers:
                     packed = parts[first : first + size]
@@ -310,8 +320,10 @@ class ProcessPool(ThreadPool):
         except (EOFError, OSError):
             became_ready = self._take_death(worker, waiting, [call[0] for call in calls])
             return None if became_ready is None else ready + became_ready
-        if len(calls) > 1:
+        worker.unread += len(calls)
+        if worker.unread > _MOST_UNREAD:
             worker.side.count_marks()
+            worker.unread = 0
         return ready
 
     def _add_call(self, worker: _Process, i: int, calls: list[tuple[Any, ...]], parts: list[Part]) -> None:
@@ -375,7 +387,7 @@ class ProcessPool(ThreadPool):
         return run.failed(worker, i, error, may_retry=may_retry)
 
     def _learn(self, i: int, seconds: float) -> None:
-        func = self._run.task_of(i).func
+        func = id(self._run.task_of(i).func)
         known = self._seconds.get(func)
         self._seconds[func] = seconds if known is None else known + (seconds - known) / 4
 
@@ -384,14 +396,19 @@ class ProcessPool(ThreadPool):
     def _start_process(self, worker: _Process, i: int) -> None:
         """Start the process of *worker*, if it has none, and wait until it can take calls."""
         if worker.process is not None:
-            return
-        if self._startup_error is not None:
-            raise self._startup_error
+            if not worker.watch.has_ended():
+                return
+            self._end_process(worker)  # killed between two calls
+        if self._broken is not None:
+            raise self._broken(self._run.record.names[i])
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             _refuse_to_start_in_startup()
         name = self._run.record.names[i]
-        ours, theirs = self._multiprocessing.Pipe()
-        our_side, their_side = self._multiprocessing.Pipe()
+        try:
+            ours, theirs = self._multiprocessing.Pipe()
+            our_side, their_side = self._multiprocessing.Pipe()
+        except OSError as error:
+            raise FlowkitError(f"cannot start a worker process: {describe(error)}") from error
         process = self._multiprocessing.Process(
             target=child.main,
             args=(theirs, their_side, self._run.run_id, quiet_logger().getEffectiveLevel()),
@@ -410,27 +427,26 @@ class ProcessPool(ThreadPool):
             their_side.close()
         worker.process = process
         worker.known.clear()
-        worker.poll = _poll_for(ours, process)
+        worker.unread = 0
+        worker.watch = _Watch(ours, process)
         worker.is_killed = False
         if self._is_killing or worker.is_abandoned:
             worker.kill()
         try:
-            worker.channel.receive(worker.poll)
+            worker.channel.receive(worker.watch.wait)
         except (EOFError, OSError):
             was_killed = worker.is_killed
             exitcode = self._end_process(worker)
             if was_killed:
                 raise NotStartedError from None
-            self._startup_error = _startup_error(name, exitcode)
-            raise self._startup_error from None
+            self._broken = functools.partial(_startup_error, exitcode)
+            raise self._broken(name) from None
 
     def _take_death(self, worker: _Process, waiting: list[int], calls: list[int]) -> list[int] | None:
         """Find out which of *calls* killed the process of *worker*, and have the others of *waiting* made again."""
         run = self._run
-        begun = worker.side.count_marks() if len(calls) > 1 else 1
-        culprit = calls[begun - 1] if begun else -1
-        if culprit not in waiting:
-            culprit = waiting[0] if len(waiting) == 1 else -1
+        begun = worker.side.count_marks() - worker.unread
+        culprit = calls[begun - 1] if begun > 0 else -1
         assert worker.process is not None  # noqa: S101 - for the type checker: it has died just now
         pid = worker.process.pid or 0
         was_killed = worker.is_killed
@@ -467,9 +483,9 @@ class ProcessPool(ThreadPool):
         worker.process = worker.channel = worker.side = None
         if process is None:
             return 0
-        if not multiprocessing.connection.wait([process.sentinel], 0 if worker.is_killed else _ENDING):
+        if worker.is_killed or not _ends_within(process, _ENDING):
             process.kill()
-            multiprocessing.connection.wait([process.sentinel])
+            _ends_within(process, math.inf)
         with _starting:
             process.join()
             _live.discard(process)
@@ -485,35 +501,60 @@ def default_processes() -> int:
     return os.cpu_count() or 1
 
 
-def _nothing() -> None: ...
+class _Watch:
+    """Waits for messages of *process*, and notices its end, of which the pipe alone does not tell.
 
-
-def _poll_for(connection: Connection, process: BaseProcess) -> Callable[[], object]:
-    """Return a function that waits for a message, and raises EOFError if the process has ended without one.
-
-    The end of the process alone is not enough: a program that it has started may hold its end of the pipe.
+    A program that it has started may hold its end of the pipe, and even what multiprocessing watches.
     """
-    sentinel = process.sentinel
-    if not hasattr(select, "poll"):
 
-        def wait() -> None:
-            if connection not in multiprocessing.connection.wait([connection, sentinel]):
-                raise EOFError
+    __slots__ = ("_connection", "_ends", "_messages", "_number", "_process")
 
-        return wait
-    poller = select.poll()
-    number = connection.fileno()
-    poller.register(number, select.POLLIN | select.POLLHUP)
-    poller.register(sentinel, select.POLLIN | select.POLLHUP)
-    poll = poller.poll
+    def __init__(self, connection: Connection, process: BaseProcess) -> None:
+        self._connection = connection
+        self._number = connection.fileno()
+        self._process = process
+        self._messages: Any = None
+        if hasattr(select, "poll"):
+            self._messages, self._ends = select.poll(), select.poll()
+            self._messages.register(connection, select.POLLIN)
+            for poll in (self._messages, self._ends):
+                poll.register(process.sentinel, select.POLLIN)
 
-    def wait_by_poll() -> None:
-        for found, _ in poll():
-            if found == number:
-                return
-        raise EOFError
+    def wait(self) -> None:
+        """Return when there is a message; raise EOFError if the process has ended without one."""
+        while not (ready := self._look()):
+            with _starting:
+                if not self._process.is_alive():
+                    raise EOFError
+        if self._number not in ready:
+            raise EOFError
 
-    return wait_by_poll
+    def has_ended(self) -> bool:
+        """Return whether the process has ended."""
+        if self._messages is None:
+            return bool(multiprocessing.connection.wait([self._process.sentinel], 0))
+        return bool(self._ends.poll(0))
+
+    def _look(self) -> list[int]:
+        """Wait up to a second; return the number of the connection for a message, another one for an end."""
+        if self._messages is None:
+            ready = multiprocessing.connection.wait([self._connection, self._process.sentinel], _BETWEEN_LOOKS)
+            return [self._number if found is self._connection else -1 for found in ready]
+        return [number for number, _ in self._messages.poll(_BETWEEN_LOOKS * 1000)]
+
+
+def _ends_within(process: BaseProcess, seconds: float) -> bool:
+    """Wait until *process* has ended, at most *seconds*; return whether it has."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with _starting:
+            if not process.is_alive():
+                return True
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        # Not longer: a program that it has started may hold what is watched here.
+        multiprocessing.connection.wait([process.sentinel], min(left, 0.1))
 
 
 def _refuse_to_start_in_startup() -> None:
@@ -526,7 +567,7 @@ def _refuse_to_start_in_startup() -> None:
     )
 
 
-def _startup_error(name: str, exitcode: int) -> FlowkitError:
+def _startup_error(exitcode: int, name: str) -> FlowkitError:
     script = getattr(sys.modules["__main__"], "__file__", "the script")
     if exitcode == _UNGUARDED:
         return NotPicklableError(

@@ -55,6 +55,10 @@ if TYPE_CHECKING:
     Answer = tuple[tuple[Any, ...], Sequence[Part]]
 
 
+_LONGEST_TRACE = 50_000
+"""Characters of a traceback that are sent."""
+
+
 def attempt(
     name: str,
     spec: Spec,
@@ -112,6 +116,8 @@ def answer_error(spec: Spec, error: BaseException) -> Answer:
     try:
         error.__traceback__ = without_engine(error.__traceback__)
         trace = "".join(traceback.format_exception(error))
+        if len(trace) > _LONGEST_TRACE:
+            trace = f"... ({len(trace)} characters)\n{trace[-_LONGEST_TRACE:]}"
     except BaseException as broken:  # noqa: BLE001 - a broken __str__ must not hide the error
         trace = f"(its traceback cannot be shown: {type(broken).__name__})"
     pairs: list[tuple[BaseException, BaseException | None]] = [(error, error.__cause__), (error, None)]
@@ -163,7 +169,7 @@ def read_answer(
             return decode(parts), None, None
         except BaseException as error:  # noqa: BLE001 - objects raise anything when they are unpickled
             problem = f"task {name!r} returned a value that cannot be unpickled here: {describe(error)}."
-            return None, TaskResultError(name, problem), None
+            return None, TaskResultError(name, f"{problem} Return plain data."), None
     if kind == "skip":
         return None, (WhenFalse if answer[2] else Skip)(answer[1]), None
     if kind == "refused":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import sys
 from importlib import import_module
 from io import BytesIO
 from types import FunctionType
@@ -85,11 +86,12 @@ def encode(value: object) -> list[Part]:
     Raises:
         Exception: Whatever pickle or the value raises if it cannot be pickled.
     """
-    if not is_main_importable() and _cloudpickle() is not None:
-        return _dump(value, _cloud_pickler())
     try:
         buffers: list[Part] = []
-        return [pickle.dumps(value, _PROTOCOL, buffer_callback=_taker(buffers)), *buffers]
+        packed = pickle.dumps(value, _PROTOCOL, buffer_callback=_taker(buffers))
+        if is_main_importable() or b"__main__" not in packed or _cloudpickle() is None:
+            return [packed, *buffers]
+        return _dump(value, _cloud_pickler())
     except Exception as refused:  # noqa: BLE001 - pickle and objects raise anything
         first = refused
     for pickler in (_ByReference, _cloud_pickler()):
@@ -121,9 +123,9 @@ def encode_spec(name: str, spec: Spec) -> list[Part]:
             if getattr(value, "__module__", None) == "__main__":
                 raise NotPicklableError(
                     name,
-                    f"task {name!r}: its {what} {shown(value)} is defined where no other process can import it "
-                    f"(an interactive session, a notebook or -c). Move it to a module, install flowkit[process], "
-                    f"or use executor='thread'.",
+                    f"task {name!r}: its {what} {shown(value)} is defined where no other process can import it (an "
+                    f"interactive session, a notebook, -c, or the __main__.py of a package). Move it to a module, "
+                    f"install flowkit[process], or use executor='thread'.",
                 )
     try:
         return encode(spec)
@@ -144,6 +146,13 @@ def encode_spec(name: str, spec: Spec) -> list[Part]:
 
 def check_can_be_sent(program: Program, ids: Iterable[int], inputs: Mapping[str, Any]) -> None:
     """Raise NotPicklableError if the function of one of *ids*, or an input that it takes, cannot be sent."""
+    if getattr(sys.modules["__main__"], "__file__", "").startswith("<"):
+        name = program.names[next(iter(ids))]
+        raise NotPicklableError(
+            name,
+            f"task {name!r} cannot run in a process: a program that is read from stdin starts none, because each would "
+            f"import it from a file. Save it as one, or use executor='thread'.",
+        )
     checked: set[Any] = set()
     for i in ids:
         task = program.tasks[i]
