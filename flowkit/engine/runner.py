@@ -103,6 +103,8 @@ class Run:
         self._armed: dict[int, int] = {}
         """The attempt of an id that a timer watches; gone when that attempt has failed."""
         self._backing_off: set[int] = set()
+        self._taken_back: set[int] = set()
+        """Ids whose next attempt was told of already."""
         self._cleanup = Cleanup()
         self._is_failing = False
         """Whether the first failure of a fail-fast run has happened."""
@@ -276,10 +278,23 @@ class Run:
                 self._armed[i] = attempt
                 if self._timers.add(self.now() + timeout, self._timed_out, worker, i, attempt):
                     self._wake()
-            self._announcer.attempt_started(i, attempt)
+            if i in self._taken_back:
+                self._taken_back.discard(i)
+            else:
+                self._announcer.attempt_started(i, attempt)
         self._announcer.deliver()
         if worker.is_inline:
             self.check_interrupt()  # it came while observers were told
+
+    def take_back(self, i: int) -> None:
+        """Note that the attempt of *i* has not begun after all, and is given to a worker again."""
+        with self._lock:
+            self._armed.pop(i, None)
+            if i in self.record.attempts:
+                self._taken_back.add(i)
+                self.record.attempts[i] -= 1
+                if not self.record.attempts[i]:
+                    del self.record.attempts[i]
 
     def is_unwanted(self, worker: Worker, i: int) -> bool:
         """Return whether nobody waits for the attempt of *i* on *worker* any more."""

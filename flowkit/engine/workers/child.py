@@ -8,7 +8,8 @@ kinds of :mod:`.remote`, and:
 
 ================= ===========================================================
 ``"ready"``       the process can take calls
-``"holds"``       the condition of the id is true: its attempt starts now
+``"holds"``       the condition of the id is true: a frame comes back that says whether its attempt may start
+``"stopped"``     the attempt was not made, because nobody waits for it any more
 ``"cleanup"``     a cleanup handler is in the parts
 ``"log"``         a log record is in the parts
 ================= ===========================================================
@@ -56,7 +57,8 @@ def main(connection: Connection, side: Connection, run_id: str, log_level: int) 
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the parent; and a program started here gets its own
     channel = Channel(connection)
     child = _Child(channel, Channel(side), run_id)
-    threading.Thread(target=child.listen, name="flowkit-listen", daemon=True).start()
+    for work in (child.listen, child.send_late):
+        threading.Thread(target=work, name="flowkit-worker", daemon=True).start()
     _send_logs(child, log_level)
     try:
         child.send(-1, ("ready",))
@@ -64,6 +66,10 @@ def main(connection: Connection, side: Connection, run_id: str, log_level: int) 
             child.serve(*channel.receive(_nothing))
     except (EOFError, OSError):
         return
+
+
+class _StoppedError(BaseException):
+    """The attempt is not to be made."""
 
 
 class _Child:
@@ -82,6 +88,10 @@ class _Child:
         self._parts: list[Part] = []
         self._sending = threading.Lock()
         self._last_sent = 0.0
+        self._is_holding = threading.Lock()
+        """Released when answers are held back; then they are sent soon, even if the next call takes long."""
+        self._is_holding.acquire()
+        self._pid = os.getpid()
         holder.set(self)
 
     def task_context(self) -> TaskContext | None:
@@ -110,7 +120,9 @@ class _Child:
             if side not in wait(watched):
                 os._exit(1)
             try:
-                self._unwanted.add(self._side.receive(_nothing)[0])
+                self._unwanted.update(self._side.receive(_nothing)[0])
+                while self._side.has_rest:
+                    self._unwanted.update(self._side.receive(_nothing)[0])
             except (EOFError, OSError):  # this worker is not needed any more, and between calls knows so itself
                 wait(watched[1:], _LONGEST_FAREWELL)
                 os._exit(1)
@@ -121,11 +133,22 @@ class _Child:
             self._append(i, answer, parts)
             self._flush()
 
+    def send_late(self) -> None:
+        """Send answers that were held back for too long. In a thread of its own."""
+        while True:
+            self._is_holding.acquire()
+            time.sleep(2 * _LONGEST_SILENCE)
+            with self._sending:
+                if self._answers:
+                    self._flush()
+
     def _hold_back(self, i: int, answer: Sequence[Any], parts: Sequence[Part]) -> None:
         with self._sending:
             self._append(i, answer, parts)
             if time.perf_counter() - self._last_sent > _LONGEST_SILENCE:
                 self._flush()
+            elif self._is_holding.locked():
+                self._is_holding.release()
 
     def _append(self, i: int, answer: Sequence[Any], parts: Sequence[Part]) -> None:
         self._answers.append((i, *answer, len(parts)))
@@ -144,12 +167,19 @@ class _Child:
         for number, (i, name, attempt, spec_number, spec_size, size, asks) in enumerate(calls, 1):
             self._side.mark()
             middle, end = first + spec_size, first + spec_size + size
+            answer: tuple[Any, ...]
+            packed: Sequence[Part]
             try:
                 spec, *arguments = self._unpack(spec_number, parts[first:middle], parts[middle:end])
             except BaseException as error:  # noqa: BLE001 - objects raise anything when they are unpickled
                 answer, packed = remote.answer_refused(error)
             else:
-                answer, packed = self._attempt(i, name, attempt, spec, arguments, asks=asks)
+                if i in self._unwanted:
+                    answer, packed = ("stopped",), ()
+                else:
+                    answer, packed = self._attempt(i, name, attempt, spec, arguments, asks=asks)
+            if os.getpid() != self._pid:  # the task has forked, and this is the other one, which nobody waits for
+                os._exit(0)
             first = end
             if number == len(calls):
                 self.send(i, answer, packed)
@@ -167,14 +197,23 @@ class _Child:
         *arguments, upstream = arguments
         self._now = i, name, attempt, upstream
         context = None if upstream is None else self.task_context()
-        on_condition = (lambda: self.send(i, ("holds",))) if asks else None
+        on_condition = (lambda: self._ask_to_start(i)) if asks else None
         try:
             value, seconds = remote.attempt(name, spec, arguments, context, self._loop, on_condition)
+        except _StoppedError:
+            return ("stopped",), ()
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
             return remote.answer_error(spec, error)
         finally:
             self._now = None
         return remote.answer_value(value, seconds)
+
+    def _ask_to_start(self, i: int) -> None:
+        """Tell that the condition of *i* holds; raise if the run was stopped meanwhile."""
+        self.send(i, ("holds",))
+        may_start, _ = self._channel.receive(_nothing)
+        if not may_start:
+            raise _StoppedError
 
     def _add_cleanup(self, name: str, handler: Any) -> None:
         """Send *handler* now: the process may not live to the end of the task."""

@@ -12,7 +12,7 @@ replaced when there is work again. Nothing is shared between processes, so nothi
     ─────────────                               ──────────────────
     calls ────────────── connection ──────────► make them
           ◄─────────────────────────────────── answers
-    "stop id" ────────────── side ────────────► listen: what is not wanted any more; the parent's end
+    "stop ids" ───────────── side ────────────► listen: what is not wanted any more; the parent's end
           ◄─────────────────────────────────── one byte for each call that begins
 
 Small tasks travel in batches, as many as were measured to take about a millisecond together; never tasks with a
@@ -84,6 +84,9 @@ if TYPE_CHECKING:
         ) -> list[int] | None:
             """Take what came out of *i* instead of a value."""
 
+        def take_back(self, i: int) -> None:
+            """Note that the attempt of *i* has not begun after all, and is given to a worker again."""
+
         def add_cleanup(self, handler: Callable[[], object]) -> None:
             """Have *handler* run if the run does not end well."""
 
@@ -96,8 +99,8 @@ _BETWEEN_LOOKS = 1.0
 """Seconds between two looks at whether a process that says nothing lives."""
 _BATCH_SECONDS = 0.001
 _LARGEST_BATCH = 64
-_MOST_UNREAD = 1_000
-"""Marks that are left in the pipe; it holds a multiple of that."""
+_MOST_UNREAD = 128
+"""Marks that are left in the pipe. On Linux it holds 278: each byte that is written alone takes much more room."""
 _UNGUARDED = 77
 """Exit code of a worker whose script would start workers again."""
 
@@ -106,11 +109,19 @@ _starting = threading.Lock()
 _live: set[BaseProcess] = set()
 
 
+_pid = os.getpid()
+"""Where multiprocessing's fork server belongs; a process that was forked off cannot use it."""
+_exiting: list[bool] = []
+"""Not empty once the interpreter ends; then nothing is started, and multiprocessing does the reaping."""
+
+
 @atexit.register
 def _kill_all() -> None:
     """Let no worker of a run in the background keep the interpreter from ending: multiprocessing waits for them."""
-    for process in list(_live):
-        process.kill()
+    with _starting:
+        _exiting.append(True)
+        for process in list(_live):
+            process.kill()
 
 
 class _Process(_Thread):
@@ -123,10 +134,11 @@ class _Process(_Thread):
         known: Numbers of the specs that the process has.
         is_killed: Whether we have killed the process.
         unread: How many calls were answered whose marks were not read.
+        waiting: The ids of the calls that are not answered.
         watch: Tells whether the process lives.
     """
 
-    __slots__ = ("channel", "is_killed", "known", "process", "side", "unread", "watch")
+    __slots__ = ("channel", "is_killed", "known", "process", "side", "unread", "waiting", "watch")
 
     def __init__(self, run: Attempts, pool: object, name: str, work: Callable[[Any], None]) -> None:
         super().__init__(run, pool, name, work)
@@ -136,6 +148,7 @@ class _Process(_Thread):
         self.known: set[int] = set()
         self.is_killed = False
         self.unread = 0
+        self.waiting: list[int] = []
         self.watch: Any = None
 
     def kill(self) -> None:
@@ -148,10 +161,10 @@ class _Process(_Thread):
             except ValueError:  # it has ended, and was reaped in this moment
                 return
 
-    def ask_to_stop(self, i: int) -> None:
-        """Let the attempt of *i* know that nobody waits for it."""
+    def ask_to_stop(self, ids: list[int]) -> None:
+        """Let the attempts of *ids* know that nobody waits for them."""
         try:
-            self.side.send(i)
+            self.side.send(ids)
         except (OSError, AttributeError):  # it has ended, or not begun
             return
 
@@ -178,7 +191,7 @@ class ProcessPool(ThreadPool):
         super().__init__(run, size, on_idle)
         if start_method is None:
             known = multiprocessing.get_all_start_methods()
-            start_method = "forkserver" if "forkserver" in known else "spawn"
+            start_method = "forkserver" if "forkserver" in known and os.getpid() == _pid else "spawn"
         self._multiprocessing: Any = multiprocessing.get_context(start_method)
         self._specs: dict[Any, tuple[int, list[Part]]] = {}
         self._spec_numbers = itertools.count()
@@ -186,6 +199,8 @@ class ProcessPool(ThreadPool):
         """How long the function of each id() takes, a moving average."""
         self._deaths: dict[int, int] = {}
         """How many workers each id has killed."""
+        self._early_deaths = 0
+        """How many workers were killed by somebody while they started."""
         self._leaving: list[_Thread] = []
         """Workers whose process was killed for its timeout."""
         self._is_killing = False
@@ -207,13 +222,13 @@ class ProcessPool(ThreadPool):
         """Kill the processes, or tell them which attempt is not waited for."""
         self._is_killing = self._is_killing or kills
         for worker in self._workers.copy():
-            i = worker.current
-            if i >= 0 and is_unwanted(i):
-                assert isinstance(worker, _Process)  # noqa: S101 - for the type checker
-                if kills:
-                    worker.kill()
-                else:
-                    worker.ask_to_stop(i)
+            assert isinstance(worker, _Process)  # noqa: S101 - for the type checker
+            current = worker.current
+            unwanted = [i for i in worker.waiting.copy() or [current] if i >= 0 and is_unwanted(i)]
+            if kills and current in unwanted:
+                worker.kill()
+            elif unwanted and not kills:
+                worker.ask_to_stop(unwanted)
 
     def close(self) -> int:
         """End every process and wait for them; return 0."""
@@ -292,6 +307,8 @@ class ProcessPool(ThreadPool):
                 if run.is_stopped and not run.admits(i):
                     raise NotStartedError
                 self._start_process(worker, i)
+                if run.is_stopped and not run.admits(i):  # while it started
+                    raise NotStartedError
                 record.workers[i] = worker.name
                 record.started[i] = run.now()
                 self._add_call(worker, i, calls, parts)
@@ -302,7 +319,7 @@ class ProcessPool(ThreadPool):
                 ready += became_ready
         if not calls:
             return ready
-        waiting = [call[0] for call in calls]
+        waiting = worker.waiting = [call[0] for call in calls]
         worker.current = waiting[0]
         try:
             worker.channel.send(calls, parts)
@@ -365,8 +382,10 @@ class ProcessPool(ThreadPool):
         if kind == "holds":
             try:
                 run.start_attempt(worker, i)
-            except NotStartedError:  # the run was stopped meanwhile, and has told the process so
-                return []
+            except NotStartedError:
+                worker.channel.send(False)
+            else:
+                worker.channel.send(True)
             return []
         if kind == "cleanup":
             run.add_cleanup(decode(parts))
@@ -374,7 +393,11 @@ class ProcessPool(ThreadPool):
         if kind == "log":
             _log(parts)
             return []
+        if i not in waiting:
+            return []
         waiting.remove(i)
+        if kind == "stopped":
+            return run.failed(worker, i, NotStartedError())
         if kind == "value":
             if is_batch:
                 run.record.started[i] = run.now() - answer[1]
@@ -418,6 +441,8 @@ class ProcessPool(ThreadPool):
         worker.channel, worker.side = Channel(ours), Channel(our_side)
         try:
             with _starting:
+                if _exiting:
+                    raise RuntimeError("the interpreter is shutting down")
                 process.start()
                 _live.add(process)
         except Exception as error:
@@ -435,10 +460,16 @@ class ProcessPool(ThreadPool):
         try:
             worker.channel.receive(worker.watch.wait)
         except (EOFError, OSError):
-            was_killed = worker.is_killed
+            was_killed, pid = worker.is_killed, process.pid or 0
             exitcode = self._end_process(worker)
             if was_killed:
                 raise NotStartedError from None
+            if exitcode < 0 and self._early_deaths < MOST_DEATHS:  # somebody kills workers, and it is not the script
+                self._early_deaths += 1
+                self._start_process(worker, i)
+                return
+            if exitcode < 0:
+                raise WorkerDiedError(name, pid, exitcode) from None
             self._broken = functools.partial(_startup_error, exitcode)
             raise self._broken(name) from None
 
@@ -460,6 +491,7 @@ class ProcessPool(ThreadPool):
             if was_killed:
                 error = RunCancelledError(name, "its worker process was killed")
             elif i != culprit:
+                run.take_back(i)
                 ready.append(i)
                 continue
             else:
@@ -490,7 +522,8 @@ class ProcessPool(ThreadPool):
             process.join()
             _live.discard(process)
             exitcode = process.exitcode
-            process.close()
+            if not _exiting:
+                process.close()
         return exitcode if exitcode is not None else -1
 
 

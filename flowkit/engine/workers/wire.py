@@ -87,6 +87,11 @@ class Channel:
         self._rest = data[end:]
         return head, [self._read_block(size, wait) for size in sizes]
 
+    @property
+    def has_rest(self) -> bool:
+        """Whether something of the next frame was read already."""
+        return bool(self._rest)
+
     def mark(self) -> None:
         """Send one byte that is only counted."""
         self._write(b".")
