@@ -443,12 +443,19 @@ class Run:
         return self._keep(worker, ready)
 
     def failed(
-        self, worker: Worker, i: int, error: BaseException, *, may_retry: bool | None = None
+        self,
+        worker: Worker,
+        i: int,
+        error: BaseException,
+        *,
+        may_retry: bool | None = None,
+        has_started: bool = True,
     ) -> list[int] | None:
         """Take *error*, which came out of an attempt of *i*.
 
         Args:
             may_retry: What the retry policy says, if it was asked already where the attempt was made.
+            has_started: Whether the attempt got as far as the function.
         """
         if isinstance(error, NotStartedError):
             return self._withdrawn(worker, i)
@@ -457,6 +464,7 @@ class Run:
             self._heed_interrupt()
         is_unwanted = self.is_unwanted(worker, i)
         outcome = judge_error(error, self.program, i, is_unwanted=is_unwanted, may_retry=may_retry)
+        outcome.has_started = outcome.has_started and has_started
         with self._lock:
             if worker.is_abandoned:
                 return None

@@ -55,6 +55,8 @@ def main(connection: Connection, side: Connection, run_id: str, log_level: int) 
         log_level: From which level on records of the logger ``flowkit`` are sent back.
     """
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the parent; and a program started here gets its own
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held back until here, see processes.py
     channel = Channel(connection)
     child = _Child(channel, Channel(side), run_id)
     for work in (child.listen, child.send_late):
@@ -114,6 +116,8 @@ class _Child:
         from multiprocessing.connection import wait  # noqa: PLC0415
 
         parent = multiprocessing.parent_process()
+        if parent is not None:
+            _die_with(parent.sentinel)
         side = self._side.connection
         watched: list[Any] = [side] if parent is None else [side, parent.sentinel]
         while True:
@@ -226,6 +230,21 @@ class _Child:
                 f"{describe(error)}. Make it a function at module level, or functools.partial of one.",
             ) from error
         self.send(-1, ("cleanup",), packed)
+
+
+def _die_with(sentinel: int) -> None:
+    """Have the system kill this process when *sentinel* becomes readable, even if a task never lets Python run.
+
+    Linux alone can do that; elsewhere, and beside it, the thread that listens does it.
+    """
+    try:
+        import fcntl  # noqa: PLC0415 - not on every platform
+
+        fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(sentinel, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+    except (ImportError, AttributeError, OSError):
+        return
 
 
 def _nothing() -> None: ...

@@ -55,7 +55,13 @@ if TYPE_CHECKING:
             """Return whether the result of *i* is used, and only by attempts on a foreign executor."""
 
         def failed(
-            self, worker: Worker, i: int, error: BaseException, *, may_retry: bool | None = None
+            self,
+            worker: Worker,
+            i: int,
+            error: BaseException,
+            *,
+            may_retry: bool | None = None,
+            has_started: bool = True,
         ) -> list[int] | None:
             """Take what came out of *i* instead of a value."""
 

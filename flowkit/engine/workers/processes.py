@@ -29,9 +29,11 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import select
+import signal
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 from ...exceptions import (
     FlowkitError,
@@ -50,7 +52,7 @@ from .wire import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
     from typing import Any, Protocol
@@ -80,7 +82,13 @@ if TYPE_CHECKING:
             """Note that an attempt of *i* starts."""
 
         def failed(
-            self, worker: Worker, i: int, error: BaseException, *, may_retry: bool | None = None
+            self,
+            worker: Worker,
+            i: int,
+            error: BaseException,
+            *,
+            may_retry: bool | None = None,
+            has_started: bool = True,
         ) -> list[int] | None:
             """Take what came out of *i* instead of a value."""
 
@@ -128,6 +136,7 @@ class _Process(_Thread):
     """A worker thread and its process.
 
     Attributes:
+        asking: The ids whose condition is asked there.
         process: The process; None until there is work, and after a death.
         channel: Where calls go and answers come from.
         side: Where ids go whose attempts are to stop.
@@ -138,7 +147,7 @@ class _Process(_Thread):
         watch: Tells whether the process lives.
     """
 
-    __slots__ = ("channel", "is_killed", "known", "process", "side", "unread", "waiting", "watch")
+    __slots__ = ("asking", "channel", "is_killed", "known", "process", "side", "unread", "waiting", "watch")
 
     def __init__(self, run: Attempts, pool: object, name: str, work: Callable[[Any], None]) -> None:
         super().__init__(run, pool, name, work)
@@ -148,6 +157,7 @@ class _Process(_Thread):
         self.known: set[int] = set()
         self.is_killed = False
         self.unread = 0
+        self.asking: set[int] = set()
         self.waiting: list[int] = []
         self.watch: Any = None
 
@@ -189,9 +199,10 @@ class ProcessPool(ThreadPool):
         start_method: str | None = None,
     ) -> None:
         super().__init__(run, size, on_idle)
-        if start_method is None:
-            known = multiprocessing.get_all_start_methods()
-            start_method = "forkserver" if "forkserver" in known and os.getpid() == _pid else "spawn"
+        if os.getpid() != _pid or "forkserver" not in multiprocessing.get_all_start_methods():
+            start_method = "spawn"
+        start_method = start_method or "forkserver"
+        self._start_method = start_method
         self._multiprocessing: Any = multiprocessing.get_context(start_method)
         self._specs: dict[Any, tuple[int, list[Part]]] = {}
         self._spec_numbers = itertools.count()
@@ -354,6 +365,8 @@ class ProcessPool(ThreadPool):
         else:
             worker.known.add(number)
         attempt = run.record.attempts_of(i) or 1
+        if asks:
+            worker.asking.add(i)
         calls.append((i, str(name), attempt, number, len(spec_parts), len(packed), asks))
         parts += spec_parts
         parts += packed
@@ -380,6 +393,7 @@ class ProcessPool(ThreadPool):
         run = self._run
         kind = answer[0]
         if kind == "holds":
+            worker.asking.discard(i)
             try:
                 run.start_attempt(worker, i)
             except NotStartedError:
@@ -396,6 +410,7 @@ class ProcessPool(ThreadPool):
         if i not in waiting:
             return []
         waiting.remove(i)
+        worker.asking.discard(i)
         if kind == "stopped":
             return run.failed(worker, i, NotStartedError())
         if kind == "value":
@@ -443,7 +458,8 @@ class ProcessPool(ThreadPool):
             with _starting:
                 if _exiting:
                     raise RuntimeError("the interpreter is shutting down")
-                process.start()
+                with _hold_back_interrupts(self._start_method):
+                    process.start()
                 _live.add(process)
         except Exception as error:
             raise FlowkitError(f"cannot start a worker process: {describe(error)}") from error
@@ -500,10 +516,11 @@ class ProcessPool(ThreadPool):
                 if self._deaths[i] >= MOST_DEATHS:
                     may_retry = False
                     error.add_note(f"It has killed {MOST_DEATHS} workers and is not tried again.")
-            became_ready = run.failed(worker, i, error, may_retry=may_retry)
+            became_ready = run.failed(worker, i, error, may_retry=may_retry, has_started=i not in worker.asking)
             if became_ready is None:
                 return None
             ready += became_ready
+        worker.asking.clear()
         return ready
 
     def _end_process(self, worker: _Process) -> int:
@@ -574,6 +591,23 @@ class _Watch:
             ready = multiprocessing.connection.wait([self._connection, self._process.sentinel], _BETWEEN_LOOKS)
             return [self._number if found is self._connection else -1 for found in ready]
         return [number for number, _ in self._messages.poll(_BETWEEN_LOOKS * 1000)]
+
+
+@contextmanager
+def _hold_back_interrupts(start_method: str) -> Iterator[None]:
+    """Let a process that is spawned in here keep a Ctrl-C of the terminal until it can ignore it.
+
+    What it inherits is the mask of this thread. The fork server must not inherit it: it hands it on to the processes of
+    everybody who uses it.
+    """
+    if start_method != "spawn" or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ends_within(process: BaseProcess, seconds: float) -> bool:
