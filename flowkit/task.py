@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from importlib import import_module
 from itertools import pairwise
 from types import FunctionType
+from weakref import WeakValueDictionary
 
 from . import registry, wiring
 from .engine.condition import ask_condition, condition_arguments
@@ -70,8 +71,8 @@ class _Docstring:
 
 class Task(_Typed["P", "R_co"]):
     __slots__ = (
-        "__weakref__", "_downstream", "_order_only", "_successor", "_upstream", "func", "is_template", "mapped_over",
-        "name", "options", "serial", "site",
+        "__weakref__", "_copies", "_downstream", "_inherited", "_order_only", "_successor", "_upstream", "func",
+        "is_template", "mapped_over", "name", "options", "serial", "site",
     )  # fmt: skip
 
     __doc__ = _Docstring(
@@ -129,6 +130,10 @@ class Task(_Typed["P", "R_co"]):
         self._downstream: wiring.Neighbours | None = None
         self._order_only: set[Task[..., Any]] | None = None
         self._successor: Task[..., Any] | None = None
+        self._copies: WeakValueDictionary[Any, Task[..., Any]] | None = None
+        """Copies that the module's body has made of this task, by name and what they are mapped over."""
+        self._inherited: WeakValueDictionary[Any, Task[..., Any]] | None = None
+        """The copies of the task that this one has replaced."""
         self.is_template = False
         self.mapped_over: str | None = None
         self.serial = next(registry.serials)
@@ -285,10 +290,23 @@ class Task(_Typed["P", "R_co"]):
         """
         self.is_template = True
         changed: Any = {**self.options.as_keywords(), **options} if options else self.options
-        copy: Any = _unwired(
-            self.func, self.name if name is None else name, changed, self.mapped_over, sys._getframe(1)
+        copy: Task[P, R_co] = self._copy(
+            self.name if name is None else name, changed, self.mapped_over, sys._getframe(1)
         )
-        return copy  # type: ignore[no-any-return]
+        return copy
+
+    def _copy(self, name: str, options: Any, mapped_over: str | None, frame: Any) -> Any:
+        """Return an unwired copy; that of a task defined again takes over the wiring of the copy it replaces."""
+        copy = _unwired(self.func, name, options, mapped_over, frame)
+        if copy.site.is_body:
+            key = copy.name, mapped_over
+            old = self._inherited.pop(key, None) if self._inherited else None
+            if old is not None:
+                _take_over(old, copy)
+            if self._copies is None:
+                self._copies = WeakValueDictionary()
+            self._copies[key] = copy
+        return copy
 
     @overload
     def map(  # type: ignore[misc]
@@ -328,7 +346,7 @@ class Task(_Typed["P", "R_co"]):
             return self
         _check_map(self, over)
         self.is_template = True
-        return _unwired(self.func, self.name, self.options, over or "", sys._getframe(1))
+        return self._copy(self.name, self.options, over or "", sys._getframe(1))
 
     # ------------------------------------------------------------ calling
 
@@ -561,6 +579,7 @@ def _take_over(old: Task[..., Any], new: Task[..., Any]) -> None:
     new._order_only = old._order_only
     new.is_template = old.is_template
     new.mapped_over = old.mapped_over
+    new._inherited = old._copies
     old._upstream = old._downstream = old._order_only = None
     old._successor = new
     registry.discard(old, old.site)

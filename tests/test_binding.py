@@ -6,6 +6,7 @@ import pytest
 
 import flowkit
 from flowkit import DAG, BindingError, DefinitionError, OptionError, Skip, Task, TaskContext, TaskExecutionError, task
+from flowkit.engine.binding import CONTEXT, INPUT, ITEM, OWN, RESULT, Upstream, bind
 
 
 @pytest.fixture(params=["thread", "sequential"])
@@ -861,3 +862,95 @@ def test_a_right_definition_validates_in_silence():
 def test_inputs_that_are_no_mapping_of_names_are_refused(inputs):
     with pytest.raises(OptionError, match=r"DAG\('etl'\).*(must be a mapping of names|must be a string)"):
         called(lambda: None, inputs=inputs)
+
+
+# ---------------------------------------------------------------- one item at a time
+
+
+ROWS = 0
+"""The id of the task named "rows", the first upstream in these tests; "other" is 1."""
+
+
+def mapped(func, over="", when=None, names=("rows", "other"), inputs=()):
+    """Return the binding of *func* behind *names*, mapped, and where everything comes from."""
+    binding = bind("t", func, when, Upstream(range(len(names)), names, inputs))
+    return binding, binding.map_over("t", func, over)
+
+
+def kinds(sources):
+    return [source.kind for source in sources]
+
+
+def test_the_first_parameter_gets_the_item_and_the_others_what_they_got():
+    binding, everything = mapped(lambda x, y: None)
+    assert kinds(binding.args) == [ITEM, RESULT]
+    assert (everything.kind, everything.key) == (RESULT, ROWS)
+    assert binding.plain_ids() == (OWN, 1)
+
+
+def test_over_chooses_the_parameter_by_name_wherever_it_stands():
+    binding, everything = mapped(lambda other, *, rows: None, over="rows")
+    assert kinds(binding.args) == [RESULT]
+    assert kinds(binding.kwargs.values()) == [ITEM]
+    assert (everything.kind, everything.key) == (RESULT, ROWS)
+    assert binding.plain_ids() is None
+
+
+def test_an_input_can_be_mapped_over():
+    binding, everything = mapped(lambda date, rows: None, names=("rows",), inputs=("date",))
+    assert kinds(binding.args) == [ITEM, RESULT]
+    assert (everything.kind, everything.key) == (INPUT, "date")
+    assert binding.inputs == {"date"}
+
+
+def test_the_context_is_passed_over_when_the_first_parameter_is_looked_for():
+    binding, everything = mapped(lambda context, rows, other: None)
+    assert kinds(binding.args) == [CONTEXT, ITEM, RESULT]
+    assert everything.key == ROWS
+
+
+def test_what_is_mapped_over_keeps_the_default_of_its_parameter():
+    binding, everything = mapped(lambda rows=(), other=3: None)
+    assert everything.default == ()
+    assert (binding.args[0].kind, binding.args[0].default) == (ITEM, None)
+
+
+def test_the_condition_of_a_mapped_task_is_asked_about_the_item():
+    binding, _ = mapped(lambda x, y: None, when=lambda y, x, other: True)
+    by_name = dict(zip(("y", "x", "other"), binding.when_args, strict=False)) | binding.when_kwargs
+    assert by_name["x"].kind == ITEM
+    assert by_name["y"].kind == by_name["other"].kind == RESULT
+
+
+def test_star_args_may_hold_the_item():
+    binding, everything = mapped(lambda *given: None)
+    assert (binding.plain_ids(), everything.key) == ((OWN, 1), ROWS)
+
+
+@pytest.mark.parametrize(
+    ("func", "over"),
+    [
+        (lambda: None, ""),
+        (lambda context: None, ""),
+        (lambda *, rows, other: None, ""),
+        (lambda **named: None, ""),
+        (lambda limit=10, rows=None, other=None: None, ""),
+        (lambda rows, other, limit=10: None, "limit"),
+        (lambda rows, other, *, limit=10: None, "limit"),
+        (lambda rows, other, context: None, "context"),
+        (lambda rows, other: None, "nothing"),
+        (lambda *given: None, "given"),
+    ],
+)
+def test_a_parameter_that_gets_no_result_cannot_get_items(func, over):
+    with pytest.raises(BindingError, match="is mapped, and nothing gives") as caught:
+        mapped(func, over)
+    assert (f"parameter {over!r}" if over else "its first parameter") in str(caught.value)
+    assert "task 't(" in str(caught.value)
+
+
+def test_a_builtin_without_a_signature_gets_the_item_first():
+    binding, everything = mapped(min)
+    assert (binding.plain_ids(), everything.key) == ((OWN, 1), ROWS)
+    with pytest.raises(BindingError):
+        mapped(min, over="rows")

@@ -5,8 +5,10 @@ import hashlib
 import importlib.util
 import json
 import os
+import random
 import re
 import sqlite3
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -14,7 +16,10 @@ import zlib
 from contextlib import closing
 from decimal import Decimal
 from html.parser import HTMLParser
+from itertools import pairwise
+from math import cos, log, log2, pi
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import pytest
 
@@ -27,7 +32,10 @@ NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
 
 def run_example(name, directory, *arguments, stdin=""):
-    """Run an example in an empty directory, with another one for temporary files, and return what it printed."""
+    """Run an example in an empty directory, with another one for temporary files, and return what it printed.
+
+    A process that it leaves behind would hold its output open, and be a timeout here.
+    """
     cwd, temporary = directory / "cwd", directory / "tmp"
     cwd.mkdir()
     temporary.mkdir()
@@ -56,6 +64,21 @@ def ran(tmp_path_factory):
     return ran
 
 
+@pytest.fixture
+def load(monkeypatch):
+    """Import an example as a module."""
+
+    def load(name):
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
 @pytest.fixture(scope="module", autouse=True)
 def the_tree_stays_as_it_is():
     def listing():
@@ -75,9 +98,13 @@ def test_example_runs_and_says_where_its_output_is(name, ran):
     assert list((output.parent / "tmp").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["basic_example", "conditional_example"])
-def test_without_a_directory_the_output_goes_to_a_temporary_one(name, tmp_path):
-    printed = run_example(name, tmp_path)
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [(name, []) for name in ("basic_example", "conditional_example", "mixed_example")]
+    + [("mandelbrot_example", ["--width", 72])],
+)
+def test_without_a_directory_the_output_goes_to_a_temporary_one(name, arguments, tmp_path):
+    printed = run_example(name, tmp_path, *arguments)
     (output,) = (tmp_path / "tmp").iterdir()
     assert str(output) in printed
     assert any(output.iterdir())
@@ -231,6 +258,134 @@ def test_speed_up_is_that_of_the_printed_times(ran):
     assert len(re.findall(r"^  thread-\d+ +pack_\d\d  +█*$", printed, re.MULTILINE)) == 12
 
 
+# ---------------------------------------------------------------- mandelbrot_example
+
+
+def read_png(path):
+    """Return the rows of a PNG file, each a list of (red, green, blue), after looking at every part of it."""
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    chunks, at = [], 8
+    while at < len(content):
+        (size,) = struct.unpack(">I", content[at : at + 4])
+        kind, data = content[at + 4 : at + 8], content[at + 8 : at + 8 + size]
+        assert content[at + 8 + size : at + 12 + size] == zlib.crc32(kind + data).to_bytes(4)
+        chunks.append((kind, data))
+        at += 12 + size
+    assert [kind for kind, _ in chunks] == [b"IHDR", b"IDAT", b"IEND"]
+    width, height, *form = struct.unpack(">IIBBBBB", chunks[0][1])
+    assert form == [8, 2, 0, 0, 0]  # 8 bits, red green blue, no interlacing
+    lines = zlib.decompress(chunks[1][1])
+    assert len(lines) == height * (1 + 3 * width)
+    assert set(lines[:: 1 + 3 * width]) == {0}
+    starts = range(1, len(lines), 1 + 3 * width)
+    return [list(zip(*[iter(lines[start : start + 3 * width])] * 3, strict=True)) for start in starts]
+
+
+def expected_pixel(x, y, width, height):
+    """Compute a pixel from its place, in real numbers: the mean of the colours at four points in it."""
+    colours = []
+    for right, down in ((1, 1), (3, 1), (1, 3), (3, 3)):
+        a = 0.378608124 + 0.0062 * ((x + right / 4) / width - 1 / 2)
+        b = 0.098558011 - 0.0062 * ((y + down / 4) / width - 1 / 3)
+        u = v = steps = 0
+        while u * u + v * v <= 256 and steps < 300:
+            u, v, steps = u * u - v * v + a, 2 * u * v + b, steps + 1
+        turn = 1.2 * log((steps + 1 - log2(log2(u * u + v * v) / 8) - 1) / 18) if u * u + v * v > 256 else None
+        leads = (-0.15, -0.05, 0.1)
+        colours.append([0 if turn is None else 255 * (1 - cos(2 * pi * (turn + lead))) / 2 for lead in leads])
+    return [sum(channel) / 4 for channel in zip(*colours, strict=True)]
+
+
+def test_picture_is_the_set(ran):
+    """A copy of the set is in the middle, and the corners are far outside of it."""
+    _, output = ran("mandelbrot_example")
+    rows = read_png(output / "mandelbrot.png")
+    height, width = len(rows), len(rows[0])
+    assert (width, height) == (324, 216)
+    assert rows[height // 2][width // 2] == (0, 0, 0)
+    assert all(max(rows[y][x]) > 32 for y in (0, -1) for x in (0, -1))
+    assert 0.02 < sum(row.count((0, 0, 0)) for row in rows) / (width * height) < 0.2
+    rng = random.Random(0)
+    for x, y in [(rng.randrange(width), rng.randrange(height)) for _ in range(200)]:
+        assert rows[y][x] == pytest.approx(expected_pixel(x, y, width, height), abs=2.5), (x, y)
+
+
+def test_painting_is_timed_on_one_process_and_on_all_cpus(ran):
+    printed, _ = ran("mandelbrot_example")
+    one = float(re.search(r"^1 process: ([\d.]+) s$", printed, re.MULTILINE)[1])
+    found = re.search(r"^(\d+) processes: ([\d.]+) s, ([\d.]+) × as fast$", printed, re.MULTILINE)
+    processes, many, factor = int(found[1]), float(found[2]), float(found[3])
+    assert factor == pytest.approx(one / many, rel=0.05)
+    bands = [int(count) for count in re.findall(r"^  process-\d+ +(\d+) bands  [ █▓]*$", printed, re.MULTILINE)]
+    assert bands[0] == 36
+    assert sum(bands[1:]) == 36
+    assert len(bands[1:]) <= processes
+
+
+def test_colours_have_no_edge_where_the_number_of_steps_changes(load):
+    escape_time = load("mandelbrot_example").escape_time
+    assert [escape_time(c) for c in (0, -1, 0.25j)] == [0, 0, 0]
+    times = [escape_time(complex(0.4 + number / 100_000, 0.3)) for number in range(20_000)]
+    assert times[0] - times[-1] > 2
+    assert max(abs(after - before) for before, after in pairwise(times)) < 0.01
+
+
+# ---------------------------------------------------------------- mixed_example
+
+
+def prose_of(topic):
+    """Return the title of a topic and the sentences in it, without what is indented: examples and grammar."""
+    title, *blocks = topics[topic].strip().split("\n\n")
+    prose = "".join(block for block in blocks if not block.startswith("   "))
+    sentences = [re.findall("[A-Za-z]+", part) for part in re.split(r"[.:](?=\s|$)", prose)]
+    return title.splitlines()[0], [words for words in sentences if words]
+
+
+def expected_ease(sentences):
+    words = [word.lower() for sentence in sentences for word in sentence]
+    syllables = 0
+    for word in words:
+        groups = re.findall("[aeiouy]+", word)
+        syllables += max(1, len(groups) - bool(re.search("(?<![le])e$", word)))
+    return 206.835 - 1.015 * len(words) / len(sentences) - 84.6 * syllables / len(words)
+
+
+def test_pages_are_ranked_by_their_reading_ease(ran):
+    printed, output = ran("mixed_example")
+    prose = dict(map(prose_of, topics))
+    lines = (output / "report.txt").read_text(encoding="utf-8").splitlines()
+    found = [re.fullmatch(r" *([-\d.]+) ± ([\d.]+) +(\d+) sentences  (.*)", line).groups() for line in lines]
+    eases = [float(ease) for ease, *_ in found]
+    assert eases == sorted(eases)
+    ranked = {title: (float(ease), int(count)) for ease, _, count, title in found}
+    expected = {title: sentences for title, sentences in prose.items() if len(sentences) >= 10}
+    assert ranked.keys() == expected.keys()
+    for title, (ease, count) in ranked.items():
+        assert count == len(expected[title])
+        assert ease == pytest.approx(expected_ease(expected[title]), abs=0.051), title
+    for line in [*lines[:5], *lines[-5:]]:
+        assert line in printed
+
+
+def test_every_page_comes_though_some_were_turned_away(ran):
+    printed, _ = ran("mixed_example")
+    refused = len(list(topics)[::5])
+    assert f"\n{len(topics)} pages in {len(topics) + refused} attempts; " in printed
+
+
+def test_every_kind_of_worker_has_its_part(ran):
+    """list_pages and fetch are coroutines, score is for processes, write_report for a thread."""
+    printed, _ = ran("mixed_example")
+    attempts = len(topics) + len(list(topics)[::5])
+    workers = dict(re.findall(r"^  (\w+) +((?:[\w-]+ \(\d+\)(?:, )?)+)$", printed, re.MULTILINE))
+    assert workers["list_pages"] == "loop (1)"
+    assert workers["fetch"] == f"loop ({attempts})"
+    assert re.fullmatch(r"(process-\d \(\d+\)(, )?)+", workers["score"])
+    assert sum(map(int, re.findall(r"\((\d+)\)", workers["score"]))) == len(topics)
+    assert workers["write_report"] == "thread-1 (1)"
+
+
 # ---------------------------------------------------------------- stdlib_report
 
 
@@ -263,14 +418,8 @@ def test_report_measures_imports(ran):
 
 
 @pytest.fixture
-def stdlib_report(monkeypatch):
-    """The program as a module."""
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    spec = importlib.util.spec_from_file_location("stdlib_report", EXAMPLES / "stdlib_report.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "stdlib_report", module)
-    spec.loader.exec_module(module)
-    return module
+def stdlib_report(load):
+    return load("stdlib_report")
 
 
 def test_a_module_that_cannot_be_imported_is_left_out_of_the_report_with_the_reason(stdlib_report):

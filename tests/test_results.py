@@ -410,3 +410,91 @@ def test_a_result_survives_a_copy_and_a_pickle():
         assert copied == {"a": [1], "b": None}
         assert copied.tasks["a"].state == "succeeded"
         assert copied.run_id == result.run_id
+
+
+# ---------------------------------------------------------------- items
+
+
+def halves(executor="thread", **options):
+    """source ─► halve (mapped over 4, 0, 3, 6) ─► below; 0 is skipped, 3 fails"""
+
+    def halve(x):
+        if not x:
+            raise Skip("nothing")
+        if x % 2:
+            raise ValueError(f"odd: {x}")
+        return x // 2
+
+    mapped = Task("halve", halve).map()
+    Task("source", lambda: [4, 0, 3, 6]) >> mapped >> Task("below", lambda values: values)
+    options = {"fail_fast": False, "raise_on_failure": False, **options}
+    return DAG("halves", tasks=[mapped, *mapped.downstream]).run(executor=executor, **options)
+
+
+def test_items_are_records_like_those_of_tasks(executor):
+    items = halves(executor).tasks["halve"].items
+    assert isinstance(items, tuple)
+    assert all(isinstance(item, TaskRun) for item in items)
+    assert [(item.name, item.state, item.value, item.attempts) for item in items] == [
+        ("halve[0]", "succeeded", 2, 1),
+        ("halve[1]", "skipped", None, 1),
+        ("halve[2]", "failed", None, 1),
+        ("halve[3]", "succeeded", 3, 1),
+    ]
+    assert [item.reason for item in items] == ["", "nothing", "ValueError: odd: 3", ""]
+    assert [type(item.error) for item in items] == [type(None), type(None), ValueError, type(None)]
+    assert all(item.worker and item.started_at <= item.ended_at for item in items)
+    assert items[2].to_dict()["error"] == "ValueError: odd: 3"
+    assert repr(items[2]).startswith("<TaskRun 'halve[2]' failed")
+
+
+def test_other_tasks_have_no_items(result):
+    assert all(run.items == () for run in result.tasks.values())
+
+
+def test_an_item_is_found_by_its_name_and_is_no_key(executor):
+    tasks = halves(executor).tasks
+    assert tasks["halve[3]"].value == 3
+    assert tasks.get("halve[2]").state == "failed"
+    assert list(tasks) == ["source", "halve", "below"]
+    assert len(tasks) == len(list(tasks.values())) == 3
+    with pytest.raises(KeyError, match=r"no task is named 'halve\[4\]' here; there are 'source', 'halve', 'below'"):
+        tasks["halve[4]"]
+
+
+def test_the_value_of_an_item_is_no_result_of_the_run(executor):
+    result = halves(executor)
+    assert result == {"source": [4, 0, 3, 6]}
+    assert "halve[0]" not in result
+    with pytest.raises(KeyError, match="1 of 4 items failed"):
+        result["halve"]
+
+
+def test_a_failed_mapped_task_is_one_failure(executor):
+    result = halves(executor)
+    assert (result.failed, list(result.errors)) == (["halve"], ["halve"])
+    assert result.summary().startswith("halves: failed in")
+    assert "(1 succeeded, 1 failed, 1 upstream_failed)" in result.summary()
+    with pytest.raises(DAGExecutionError, match="1 task of 'halves' failed: 'halve'"):
+        result.raise_for_failure()
+
+
+def test_the_reason_below_a_mapped_task_names_the_first_item_that_failed(executor):
+    assert "'halve[2]': ValueError: odd: 3" in halves(executor).tasks["below"].reason
+
+
+def test_a_run_of_a_failed_item_alone_raises_the_group(executor):
+    with pytest.raises(TaskExecutionError, match="task 'halve' failed after 1 attempt") as caught:
+        halves(executor, fail_fast=True, raise_on_failure=True)
+    assert isinstance(caught.value.__cause__, ExceptionGroup)
+    assert len(caught.value.result.tasks["halve"].items) == 4
+
+
+def test_items_survive_a_copy_and_a_pickle():
+    plain = Task("plain", str).map()
+    Task("source", lambda: [1, 2]) >> plain
+    result = DAG("etl", tasks=[plain]).run()
+    for copied in (copy.copy(result), copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
+        assert copied == {"source": [1, 2], "plain": ["1", "2"]}
+        assert [item.value for item in copied.tasks["plain"].items] == ["1", "2"]
+        assert copied.tasks["plain[1]"].name == "plain[1]"

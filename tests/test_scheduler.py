@@ -1,5 +1,6 @@
 """The pure core: the frozen graph, and which task may start when. No function, thread or clock is involved."""
 
+import time
 from collections import deque
 from dataclasses import replace
 from itertools import combinations, pairwise
@@ -476,3 +477,96 @@ def above(plans, name):
         found |= new
         waiting += new
     return found
+
+
+# ---------------------------------------------------------------- more ids, for items
+
+
+def extended(graph, count, rule="none_failed"):
+    """Add *count* items to *graph*, named item0, item1 ..."""
+    first = len(graph.names)
+    graph.scheduler.extend(count, TRIGGERS[rule])
+    graph.names += [f"item{n}" for n in range(first, first + count)]
+    return graph.names[first:]
+
+
+def test_items_are_counted_like_tasks():
+    """a ─► b"""
+    graph = Graph("a", "b <- a")
+    items = extended(graph, 3)
+    assert graph.scheduler.remaining == 5
+    assert graph.state(items[0]) == "pending"
+    for item in items:
+        assert graph.finish(item, "succeeded") == set()
+    assert graph.scheduler.remaining == 2
+    assert graph.finish("a", "succeeded") == {"b"}
+    assert graph.scheduler.is_calm
+
+
+def test_no_items_change_nothing():
+    graph = Graph("a", "b <- a")
+    extended(graph, 0)
+    assert graph.scheduler.remaining == 2
+    assert graph.finish("a", "succeeded") == {"b"}
+
+
+@pytest.mark.parametrize("rules", [{}, {"b": "all_done"}])
+def test_the_frozen_graph_does_not_get_items(rules):
+    graph = Graph("a", "b <- a", **rules)
+    before = [*graph.graph.upstream], [*graph.graph.downstream]
+    for _ in range(3):
+        extended(graph, 2)
+    assert ([*graph.graph.upstream], [*graph.graph.downstream]) == before
+    assert len(graph.scheduler.state) == 8
+
+
+def test_a_failed_item_does_not_reach_any_task_by_itself():
+    graph = Graph("a", "b <- a")
+    (item,) = extended(graph, 1)
+    assert graph.finish(item, "failed") == set()
+    assert graph.decided() == {}
+    assert graph.finish("a", "succeeded") == {"b"}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("is_extended_before", [False, True])
+def test_after_a_stop_items_start_if_their_rule_accepts_a_failure(rule, is_extended_before):
+    graph = Graph("bad", "task <- bad", task="all_done")
+    if is_extended_before:
+        items = extended(graph, 2, rule)
+    graph.finish("bad", "failed")
+    graph.stop()
+    if not is_extended_before:
+        items = extended(graph, 2, rule)
+    for item in items:
+        verdict = graph.scheduler.decide(graph.names.index(item))
+        assert NAMES[verdict] == ("pending" if rule in ACCEPT_FAILURE else "cancelled")
+
+
+def test_waiting_items_are_cancelled_by_a_stop():
+    graph = Graph("bad", "other")
+    items = extended(graph, 2)
+    graph.finish("bad", "failed")
+    assert graph.stop("other", *items) == set()
+    assert graph.decided() == dict.fromkeys(["other", *items], "cancelled")
+
+
+def test_items_that_come_after_a_stop_are_stopped_by_the_next_one():
+    graph = Graph("bad", "teardown <- bad", "below <- teardown", teardown="all_done")
+    graph.finish("bad", "failed")
+    graph.stop()
+    items = extended(graph, 2, "all_done")
+    graph.finish(items[0], "failed")  # taints nothing
+    assert graph.stop(items[1], takes_none=True) == set()
+    assert graph.decided() == {items[1]: "cancelled"}
+    assert graph.finish("teardown", "failed") == set()
+    assert graph.decided() == {"below": "upstream_failed"}
+
+
+def test_extending_many_times_takes_no_time_that_grows_with_what_is_there():
+    graph = Graph("a", "b <- a", b="all_done")
+    began = time.perf_counter()
+    for _ in range(2_000):
+        graph.scheduler.extend(50, TRIGGERS["none_failed"])
+    assert len(graph.scheduler.state) == 100_002
+    assert time.perf_counter() - began < 5

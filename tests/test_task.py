@@ -2,12 +2,26 @@
 
 import asyncio
 import functools
+import gc
+import pickle
 import threading
 import time
 
 import pytest
 
-from flowkit import DAG, ConditionError, GiveUp, OptionError, RetryAfter, Skip, Task, task
+from flowkit import (
+    DAG,
+    ConditionError,
+    DefinitionError,
+    GiveUp,
+    OptionError,
+    RetryAfter,
+    Skip,
+    Task,
+    TaskContext,
+    TaskResultError,
+    task,
+)
 from flowkit.task import Task as TaskOfModule
 
 
@@ -500,3 +514,274 @@ def test_cancelling_an_async_call_is_not_taken_for_a_failure(async_waits):
 
     asyncio.run(main())
     assert async_waits == []
+
+
+# ---------------------------------------------------------------- mapping
+
+
+@task(retries=1, delay=0)
+def triple(x):
+    return 3 * x
+
+
+mapped_triple = triple.map()
+
+
+def plain_square(x):
+    return x * x
+
+
+def test_map_gives_an_unwired_copy_and_leaves_the_task_alone():
+    @task(retries=2, timeout=5)
+    def process(row): ...
+
+    @task
+    def source(): ...
+
+    source >> process
+    mapped = process.map()
+    assert (mapped.name, mapped.func, mapped.options) == ("process", process.func, process.options)
+    assert (mapped.mapped_over, process.mapped_over) == ("", None)
+    assert (list(mapped.upstream), list(process.upstream)) == ([], [source])
+    assert process.map(over="row").mapped_over == "row"
+
+
+def test_a_task_that_map_was_called_on_is_a_template():
+    """source ─► process (mapped); the unmapped process is no part of it"""
+
+    @task
+    def process(row):
+        return -row
+
+    with DAG("etl") as dag:
+        source = Task("source", lambda: [1, 2])
+        unused = process.map()
+        source >> (mapped := process.map())
+    assert process.is_template
+    assert not mapped.is_template
+    assert unused is not mapped
+    with DAG("other") as other:
+        inside = Task("inside", lambda x: x)
+        source >> inside.map()
+    assert other.waves() == [["source"], ["inside"]]
+    with pytest.raises(DefinitionError):  # made in the block, mapped, and not wired
+        dag.validate()
+
+
+def test_with_options_keeps_the_mapping():
+    mapped = Task("process", plain_square).map(over="x")
+    copy = mapped.with_options(name="again", retries=2)
+    assert (copy.name, copy.mapped_over, copy.retries) == ("again", "x", 2)
+    assert mapped.is_template
+    Task("source", lambda: [2, 3]) >> copy
+    assert DAG("etl", tasks=[copy]).run()["again"] == [4, 9]
+
+
+def test_with_options_before_map_is_the_same():
+    assert Task("process", plain_square).with_options(name="again").map().mapped_over == ""
+
+
+def test_a_mapped_task_is_mapped_once():
+    """The same way again, it is itself: a notebook's cell runs twice."""
+    assert mapped_triple.map() is mapped_triple
+    with pytest.raises(OptionError, match="it is mapped over another parameter already"):
+        mapped_triple.map(over="x")
+
+
+@pytest.mark.parametrize("name", ["rwo", "", 3, ["row"], "context", "where", "given", "named", "self"])
+def test_over_must_name_a_parameter(name):
+    def process(context, row, *given, where: TaskContext, limit=3, **named): ...
+
+    with pytest.raises(OptionError, match="over must name a parameter") as caught:
+        Task(process).map(over=name)
+    assert str(caught.value).endswith("; there are 'row', 'limit'.")
+    assert name != "rwo" or "did you mean 'row'?" in str(caught.value)
+
+
+@pytest.mark.parametrize("build", [lambda t, rest: t >> rest, lambda t, rest: rest << t])
+def test_a_mapped_task_is_wired_like_any_other(build):
+    source, mapped = Task("source", lambda: [1]), Task("process", plain_square).map()
+    build(source, mapped)
+    assert list(mapped.upstream) == [source]
+    assert source >> [mapped] == [mapped]
+    assert [source] >> mapped is mapped
+    assert mapped.after(source) is mapped
+
+
+def test_a_chain_may_be_written_with_map_inside():
+    """source ─► triple (mapped) ─► square (mapped) ─► total"""
+    square, total = Task("square", plain_square), Task("total", sum)
+    Task("source", lambda: [1, 2]) >> triple.map() >> square.map() >> total
+    assert DAG("etl", tasks=[total]).run()["total"] == 45
+
+
+def test_two_mapped_copies_need_two_names():
+    source = Task("source", lambda: [1])
+    source >> [triple.map(), triple.with_options(name="again").map()]
+    assert len(DAG("etl", tasks=[source, *source.downstream]).run()) == 3
+    source >> triple.map()
+    with pytest.raises(DefinitionError, match="two tasks are named 'triple'"):
+        DAG("etl", tasks=[source, *source.downstream]).validate()
+
+
+def test_a_mapped_task_survives_a_pickle():
+    copied = pickle.loads(pickle.dumps(Task("process", plain_square, retries=2).map(over="x")))
+    assert (copied.name, copied.mapped_over, copied.retries) == ("process", "x", 2)
+    assert copied([1, 2]) == [1, 4]
+
+
+def test_a_mapped_task_of_a_module_is_pickled_as_itself_and_not_as_the_task_it_was_made_from():
+    copied = pickle.loads(pickle.dumps(mapped_triple))
+    assert (copied.mapped_over, copied([1])) == ("", [3])
+
+
+def test_a_call_of_a_mapped_task_calls_the_function_for_each_item(waits):
+    calls = []
+
+    @task(retries=1, jitter=0, when=lambda x: x != 5)
+    def process(x, factor=2, *, offset=0):
+        calls.append(x)
+        if x == 3 and calls.count(3) == 1:
+            raise ConnectionError("refused")
+        if x == 4:
+            raise Skip("no fours")
+        return factor * x + offset
+
+    mapped = process.map()
+    assert mapped([1, 3, 4, 5]) == [2, 6, None, None]
+    assert calls == [1, 3, 3, 4]
+    assert waits() == [1.0]
+    assert mapped(range(2), 10, offset=1) == [1, 11]
+    assert mapped(x=[1], factor=3) == [3]
+    assert mapped(()) == []
+
+
+def test_a_call_gives_the_items_to_the_parameter_that_over_names():
+    assert Task("tag", lambda sign, row: sign + row).map(over="row")("-", ["a", "b"]) == ["-a", "-b"]
+    assert Task("tag", lambda sign, row: sign + row).map(over="row")("-", row=["a"]) == ["-a"]
+    assert Task("tag", lambda sign, *, row: sign + row).map(over="row")("-", row=["a"]) == ["-a"]
+    assert Task("tag", lambda *rows: rows).map()([1, 2], 3) == [(1, 3), (2, 3)]
+
+
+def test_a_call_of_a_mapped_task_raises_the_error_of_the_first_item_that_fails():
+    with pytest.raises(ZeroDivisionError):
+        Task("process", lambda x: 1 // x).map()([1, 0, "a"])
+
+
+def test_a_call_of_a_mapped_task_without_its_items_is_a_type_error():
+    for call in (lambda mapped: mapped(), lambda mapped: mapped(y=[1])):
+        with pytest.raises(TypeError):
+            call(triple.map())
+
+
+def test_a_call_never_takes_another_argument_for_the_items():
+    def process(sign, *, row):
+        pytest.fail("called")
+
+    with pytest.raises(TypeError):
+        Task(process).map(over="row")(["a", "b"])
+
+
+def test_the_context_is_not_the_first_parameter_of_a_call_either():
+    def process(context, x):
+        return context, x
+
+    assert Task(process).map()(None, [1, 2]) == [(None, 1), (None, 2)]
+
+
+@pytest.mark.parametrize("value", ["ab", {"a": 1}, b"ab"])
+def test_a_call_refuses_what_a_run_refuses(value):
+    with pytest.raises((TypeError, TaskResultError), match="process"):
+        Task("process", lambda x: x).map()(value)
+
+
+def test_a_call_inside_a_block_adds_no_task_to_it():
+    """source ─► process (mapped); the call makes nothing that the block could collect"""
+    mapped = Task("process", plain_square).map()
+    with DAG("etl") as dag:
+        Task("source", lambda: [1]) >> mapped
+        assert mapped([3]) == [9]
+    assert dag.waves() == [["source"], ["process"]]
+
+
+def test_a_call_leaves_nothing_in_the_registry_of_this_module():
+    def discover():
+        Task("source", lambda: [1]) >> (mapped := Task("process", plain_square).map())
+        for _ in range(3):
+            mapped([3])
+        return DAG("etl").waves()
+
+    assert discover() == [["source"], ["process"]]
+
+
+def test_a_call_of_a_mapped_async_task_is_one_coroutine(async_waits):
+    @task(retries=1, jitter=0, when=lambda x: x)
+    async def fetch(x):
+        if x == 2 and not async_waits:
+            raise ConnectionError("refused")
+        return -x
+
+    coroutine = fetch.map()([1, 2, 0])
+    assert asyncio.iscoroutine(coroutine)
+    assert asyncio.run(coroutine) == [-1, -2, None]
+    assert async_waits == [1.0]
+
+
+def test_a_failed_call_of_a_mapped_async_task_leaves_no_coroutine_behind(recwarn):
+    @task
+    async def fetch(x):
+        if x == 1:
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        asyncio.run(fetch.map()([0, 1, 2, 3]))
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_a_cell_that_maps_a_task_may_be_run_again():
+    """extract ─► process (mapped) ─► collect, all of one cell"""
+    cell = """
+from flowkit import DAG, task
+
+@task
+def extract():
+    return [1, 2]
+
+@task
+def process(x):
+    return 2 * x
+
+@task
+def collect(values):
+    return values
+
+extract >> process.map() >> collect
+result = DAG("cell").run()
+"""
+    namespace = {"__name__": "cell_that_maps"}
+    for _ in range(2):
+        exec(compile(cell, "cell", "exec"), namespace)
+        assert namespace["result"]["collect"] == [2, 4]
+
+
+def test_a_cell_that_gives_the_mapped_task_the_name_of_the_function_may_be_run_again():
+    cell = """
+from flowkit import DAG, task
+
+@task
+def extract():
+    return [1, 2]
+
+@task
+def process(x):
+    return 2 * x
+
+process = process.map()
+extract >> process
+result = DAG("cell").run()
+"""
+    namespace = {"__name__": "cell_that_renames"}
+    for _ in range(2):
+        exec(compile(cell, "cell", "exec"), namespace)
+        assert namespace["result"]["process"] == [2, 4]

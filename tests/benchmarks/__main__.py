@@ -16,6 +16,9 @@ ROWS = {
     "import": "imports",
     "metg": "metg",
     "sleep": "sleep",
+    "process": "process",
+    "coroutines": "coroutines",
+    "mapped": "mapped",
     "workflows": "workflows",
     "interrupt": "interrupt",
 }

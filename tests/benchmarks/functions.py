@@ -1,16 +1,24 @@
-"""What the measured tasks do: nothing, sleep, or compute without the GIL.
+"""What the measured tasks do: nothing, sleep, or compute with and without the GIL; as functions and coroutines.
 
 Knows: functions of upstream values. Does not know: graphs' names, engines.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
 from hashlib import pbkdf2_hmac
+from pickle import PickleBuffer
+from typing import TYPE_CHECKING
 
-from .measure import Functions
-from .shapes import Graph
+if TYPE_CHECKING:  # every process that a row starts imports this module
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    from .measure import Functions
+    from .shapes import Graph
+
+MINUTE = 60
 
 
 def _take_nothing() -> int:
@@ -60,3 +68,74 @@ def kernel(iterations: int) -> Callable[..., int]:
         return 0
 
     return derive
+
+
+# ---------------------------------------------------------------- for processes: found by their names
+
+
+def nothing() -> int:
+    """Take nothing and return 0."""
+    return 0
+
+
+def echo(value: object) -> object:
+    """Return what was given."""
+    return value
+
+
+def count_down(steps: int) -> int:
+    """Compute so many steps in pure Python, without letting go of the GIL."""
+    while steps:
+        steps -= 1
+    return steps
+
+
+class Block:
+    """Bytes that pickle hands over apart from the rest, as it does with arrays."""
+
+    def __init__(self, content: bytes | bytearray) -> None:
+        self.content = content
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return Block, (PickleBuffer(self.content) if protocol >= 5 else bytes(self.content),)
+
+
+def announce_and_sleep() -> None:
+    """Write a line to stdout, from whichever process this is, and sleep for a minute."""
+    os.write(1, b"asleep\n")
+    time.sleep(MINUTE)
+
+
+# ---------------------------------------------------------------- coroutines
+
+
+async def _await_nothing() -> int:
+    return 0
+
+
+async def _await_one(a: int) -> int:
+    return 1
+
+
+def soft_noops(graph: Graph) -> Functions:
+    """Return for each task without or with one upstream task a coroutine function that returns how many there are."""
+    return [(_await_nothing, _await_one)[len(upstream)] for upstream in graph]
+
+
+def soft_sleeper(seconds: float) -> Callable[..., Coroutine[object, object, int]]:
+    """Return a coroutine function that takes nothing and sleeps."""
+    from asyncio import sleep
+
+    async def nap() -> int:
+        await sleep(seconds)
+        return 0
+
+    return nap
+
+
+async def announce_and_sleep_softly() -> None:
+    """Write a line to stdout, and sleep for a minute without holding a thread."""
+    from asyncio import sleep
+
+    os.write(1, b"asleep\n")
+    await sleep(MINUTE)

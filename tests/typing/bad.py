@@ -87,6 +87,41 @@ extract >> [clean, shout]  # nor asks for each task of a list whether the result
 shout << extract  # nor asks it where the arrow points left,
 chain(extract, shout)  # nor in a chain
 
+# ---------------------------------------------------------------- mapping
+
+
+@task
+def one(row: int) -> str:
+    return str(row)
+
+
+@task
+def keep(rows: list[str]) -> None: ...
+
+
+@task
+async def one_async(row: int) -> str:
+    return ""
+
+
+extract >> shout.map()  # error
+extract >> one.map() >> clean  # error
+extract >> one.map() >> one.map()  # error
+count >> one.map()  # error
+extract >> one_async.map() >> clean  # error
+one.map("row", 2)  # error
+one.map(over=3)  # error
+one.map(by="row")  # error
+one.map()(3)  # error
+one.map()(["text"])  # error
+one.map()()  # error
+mapped: list[int] = one.map()([1])  # error
+keyword_only.map()  # error
+
+users >> one.map()  # error
+extract >> one.map  # a method is a function like any other,
+users >> one.map(over="rwo")  # and no checker knows the names of parameters
+
 # ---------------------------------------------------------------- direct calls
 
 clean("text")  # error

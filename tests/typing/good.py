@@ -185,6 +185,59 @@ for part in parts:
     clean >> part
 
 
+# ---------------------------------------------------------------- mapping
+
+
+@task
+def one(row: int) -> str:
+    return str(row)
+
+
+@task
+def keep(rows: list[str]) -> list[str]:
+    return rows
+
+
+@task
+def scaled(row: int, factor: float, *, offset: float = 0) -> float:
+    return factor * row + offset
+
+
+@task
+async def one_async(row: int) -> bytes:
+    return b""
+
+
+@task
+def any_bytes(parts: Sequence[bytes]) -> bytes:
+    return b"".join(parts)
+
+
+extract >> one.map() >> keep
+extract >> one.map() >> shout.map() >> keep
+extract >> one_async.map() >> any_bytes  # the results of the coroutines
+extract >> [one.map(), one_async.map()]
+[extract, half] >> scaled.map()
+extract >> scaled.map()
+half >> scaled.map()  # the second parameter
+half >> scaled.map(over="row")
+untyped >> one.map()
+users >> one.map(over="row")  # no checker knows which parameter that is
+mapped_one = one.map()
+extract >> mapped_one
+mapped_one.after(extract)
+
+assert_type(one.map()([1]), list[str])
+assert_type(one.map()((1, 2)), list[str])
+assert_type(one.map()(range(3)), list[str])
+assert_type(scaled.map()([1], 2.5, offset=1), list[float])
+assert_type(one.map(over="row")(row=[1]), list[str])
+assert_type(one.with_options(name="again").map()([1]), list[str])
+assert_type(one.map().with_options(name="again")([1]), list[str])
+assert_type(extract >> one.map(), Task[..., list[str]])
+assert_type(extract >> one_async.map(), Task[..., list[bytes]])
+
+
 # ---------------------------------------------------------------- direct calls keep their types
 
 assert_type(extract(), list[int])
@@ -300,6 +353,7 @@ def run(dag: DAG) -> RunHandle:
     assert_type(result.get("load"), Any | None)
     assert_type(dict(result), dict[str, Any])
     assert_type(result.tasks["load"], TaskRun)
+    assert_type(result.tasks["load"].items, tuple[TaskRun, ...])
     assert_type(result.ok, bool)
     assert_type(result.failed, list[str])
     assert_type(result.errors, dict[str, BaseException])
