@@ -205,9 +205,13 @@ class DAG:
 
         Args:
             inputs: Values by name, for parameters that no task fills.
-            executor: "thread" (default), or "sequential": one task at a time in this thread, in the order of
-                :meth:`waves`, so that a debugger works.
-            max_workers: The most threads at once. Default: CPUs + 4, at most 32.
+            executor: Where tasks run that do not say so themselves: "thread" (default), "process", "async" (coroutines
+                on an event loop, plain functions on threads), "sequential" (one at a time in this thread, in the order
+                of :meth:`waves`, so that a debugger works), or any ``concurrent.futures.Executor``, which is never
+                shut down. ``async def`` tasks run on an event loop in any case.
+            max_workers: The most workers of each kind at once, or a mapping by kind: "thread", "process", "async" and
+                "foreign". Default: CPUs + 4 threads, at most 32; a process for each CPU; no limit for coroutines; as
+                many as a foreign executor has workers.
             targets: Names of tasks; only those and what they depend on run.
             limits: How many tasks may use each named limit at once, for tasks with ``uses=``.
             fail_fast: Whether the first failure stops the run (default), or independent branches go on.
@@ -240,7 +244,8 @@ class DAG:
     async def arun(self, inputs: Mapping[str, Any] | None = None, **options: Unpack[RunKeywords]) -> RunResult:
         """Run inside a running event loop without blocking it: the same arguments and errors as :meth:`run`.
 
-        Coroutines run on that loop, everything else on workers of its own. Cancelling this call cancels the run.
+        Coroutines run on that loop, everything else on workers of its own; with ``executor="sequential"`` everything,
+        coroutines too, one at a time in one other thread. Cancelling this call cancels the run.
         """
         import asyncio  # noqa: PLC0415 - costs 29 ms, and whoever calls this has it
         from contextlib import suppress  # noqa: PLC0415

@@ -243,7 +243,7 @@ class TaskRun:
         started_at: When the first attempt started, an aware UTC datetime; None if it never did.
         ended_at: When the last attempt ended; None if it never did.
         duration: Seconds in between, waits for retries included.
-        worker: Name of the thread that ran the last attempt; None if none did.
+        worker: Name of the worker that ran the last attempt, such as "thread-1"; None if none did.
         restored: Whether the result came from a store.
         reason: Why it ended so, in words; empty for a plain success.
         items: How each item of a mapped task went, in order, as a ``TaskRun``; empty for other tasks.
@@ -566,10 +566,23 @@ class RunResult(Mapping[str, "Any"]):
                 NAMES[record.state[i]],
                 report.seconds(record.duration_of(i)) if record.started[i] else "",
                 str(record.attempts_of(i) or ""),
-                record.reason_of(i),
+                record.reason_of(i) or self._items_of(i),
             )
             for i, name in enumerate(record.task_names)
         ]
+
+    def _items_of(self, i: int) -> str:
+        """Return what became of the items of *i*; empty for a task that is not mapped."""
+        record = self._record
+        ids = record.items.get(i)
+        if ids is None:
+            return ""
+        skipped = record.state[ids.start : ids.stop].count(SKIPPED)
+        retried = sum(k in record.first_started for k in ids) if record.first_started else 0
+        counts = [plural(len(ids), "item")]
+        counts += [f"{skipped} skipped"] if skipped else []
+        counts += [f"{retried} retried"] if retried else []
+        return ", ".join(counts)
 
     def __repr__(self) -> str:
         return f"<RunResult {self._headline()}>"

@@ -325,9 +325,10 @@ class Task(_Typed["P", "R_co"]):
     def map(self, over: str | None = None) -> Any:
         """Return an unwired copy that runs once for each item of its upstream's result.
 
-        Its own result is the list of results in order, with None where an item was skipped; no items give ``[]``. Each
-        item has its own attempts, timeout and record (``process[3]``) and counts for limits. An item that fails, fails
-        the task, with the errors of all items that did.
+        Its own result is the list of results in order, with None where an item was skipped (which the type of the
+        result leaves out, or no list of results would fit where it goes); no items give ``[]``. Each item has its own
+        attempts, timeout and record (``process[3]``) and counts for limits. An item that fails, fails the task, with
+        the errors of all items that did.
 
         Args:
             over: The parameter that gets the items one by one; the others get the same for every item. Default: the

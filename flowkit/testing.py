@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from .engine.clock import IsQuiet
     from .results import RunResult
 
+    _Sleeper = tuple[float, int, Any, Callable[[], object]]
+
 __all__ = ["VirtualClock", "run_fuzzed"]
 
 _LOOK_AGAIN = 0.02
@@ -57,7 +59,7 @@ class VirtualClock:
         self._now = start
         self._lock = threading.Lock()
         self._order = itertools.count()
-        self._sleepers: list[tuple[float, int, Any, Callable[[], object]]] = []
+        self._sleepers: list[_Sleeper] = []
         self._wake_ups: list[SimpleQueue[None]] = []
         """One for each run that waits on this clock."""
 
@@ -96,14 +98,22 @@ class VirtualClock:
             self.sleep(seconds)
             return
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
-        self._wake_in(seconds, worker, lambda: loop.call_soon_threadsafe(woken.set))
-        await woken.wait()
+        entry = self._wake_in(seconds, worker, lambda: loop.call_soon_threadsafe(woken.set))
+        try:
+            await woken.wait()
+        finally:
+            with self._lock:
+                if entry in self._sleepers:  # cancelled: nobody sleeps here any more
+                    self._sleepers.remove(entry)
+                    heapq.heapify(self._sleepers)
 
-    def _wake_in(self, seconds: float, worker: Any, wake: Callable[[], object]) -> None:
+    def _wake_in(self, seconds: float, worker: Any, wake: Callable[[], object]) -> _Sleeper:
         with self._lock:
-            heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), worker, wake))
+            entry = self._now + seconds, next(self._order), worker, wake
+            heapq.heappush(self._sleepers, entry)
             for wake_ups in self._wake_ups:
                 wake_ups.put(None)
+        return entry
 
     def wait(self, wake_ups: SimpleQueue[None], deadline: float | None, is_quiet: IsQuiet) -> None:
         """Block until there is a wake-up, or until nothing is left to wait for but *deadline*."""

@@ -279,6 +279,29 @@ def test_max_workers_is_a_count(give, value):
         give(max_workers=value)
 
 
+@pytest.mark.parametrize("value", [0, -1, True, 10**6, 1.5, "3", None], ids=repr)
+@pytest.mark.parametrize("kind", ["thread", "process", "async"])
+def test_max_workers_of_one_kind_is_a_count(give, kind, value):
+    with pytest.raises(OptionError, match=rf"max_workers\['{kind}'\]={value!r} must be an integer from 1 to 10,000"):
+        give(max_workers={kind: value})
+
+
+@pytest.mark.parametrize("kind", ["threads", "sequential", "", None, 3], ids=repr)
+def test_max_workers_of_an_unknown_kind_lists_the_known_ones(give, kind):
+    with pytest.raises(OptionError, match=rf"max_workers={{{kind!r}: 2}}: {kind!r} must be one of 'thread', 'process'"):
+        give(max_workers={kind: 2})
+
+
+@pytest.mark.parametrize("option", ["max_workers", "limits"])
+def test_a_mapping_that_is_changed_after_it_was_checked_changes_nothing(option):
+    """Four tasks that need each other, and could not all run if the change counted"""
+    given = {"max_workers": {"thread": 4}, "limits": {"api": 4}}
+    together = threading.Barrier(4)
+    dag = DAG("etl", tasks=[Task(f"t{n}", lambda: together.wait(5), uses="api") for n in range(4)], **given)
+    given[option].update(dict.fromkeys(given[option], 1))
+    assert len(dag.run()) == 4
+
+
 @pytest.mark.parametrize("value", ["threads", "", None, 3, ["thread"], {}], ids=repr)
 def test_an_unknown_executor_lists_the_known_ones(give, value):
     with pytest.raises(OptionError) as caught:
@@ -1356,7 +1379,6 @@ def refusal(name, refuse):
         *[refusal(f"run({k}={v!r})", lambda k=k, v=v: alone(one).run(**{k: v})) for k, v in NOT_YET_RUN.items()],
         *[refusal(f"DAG({k}={v!r})", lambda k=k, v=v: DAG("etl", **{k: v})) for k, v in NOT_YET_RUN.items()],
         *[refusal(f"Task({k}={v!r})", lambda k=k, v=v: Task("t", one, **{k: v})) for k, v in NOT_YET_TASK.items()],
-        refusal("run(executor=Executor)", lambda: alone(one).run(executor=ThreadPoolExecutor(1))),
     ],
 )
 def test_what_is_not_built_yet_is_refused_rather_than_ignored(refuse):

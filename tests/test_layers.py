@@ -21,9 +21,9 @@ LAYERS = (
     # tasks and their edges (one unit, see UNITS); what is frozen, bound and given back
     "wiring task results engine engine.graph engine.binding engine.clock",
     # one run's decisions, without a clock or a thread
-    "engine.program engine.scheduler engine.attempt engine.loops engine.forks",
+    "engine.program engine.scheduler engine.attempt engine.loops engine.daemons engine.forks",
     # where and how attempts run; watching for people
-    "engine.workers engine.workers.inline engine.workers.threads engine.workers.coroutines engine.workers.daemons "
+    "engine.workers engine.workers.inline engine.workers.threads engine.workers.coroutines "
     "engine.workers.processes engine.workers.child engine.workers.shipping engine.workers.wire engine.workers.remote "
     "engine.workers.foreign "
     "engine.limits engine.items engine.calls engine.pools engine.settings "

@@ -167,10 +167,51 @@ def test_by_names_alone_leftover_results_only_order():
         program(extract, audit, wrong, names_only=True)
 
 
-# ---------------------------------------------------------------- problems
+# ---------------------------------------------------------------- where each id runs
 
 
 async def coroutine(): ...
+
+
+def kinds_of(executor, own=None):
+    """Return the kind of worker of the tasks plain and coroutine, which ask for *own*, in a run with *executor*."""
+    compiled = program(Task("plain", lambda: 0, executor=own), Task("coroutine", coroutine, executor=own))
+    kinds = compiled.kinds(executor)
+    return [kinds] * 2 if isinstance(kinds, str) else kinds
+
+
+@pytest.mark.parametrize("executor", ["thread", "process", "async"])
+def test_coroutines_run_on_the_loop_whatever_the_executor_of_the_run(executor):
+    plain = "thread" if executor == "async" else executor
+    assert kinds_of(executor) == [plain, "async"]
+
+
+@pytest.mark.parametrize("executor", ["thread", "process", "async"])
+@pytest.mark.parametrize(("own", "kinds"), [
+    ("thread", ["thread", "async"]), ("async", ["thread", "async"]), ("process", ["process", "process"]),
+])  # fmt: skip
+def test_what_a_task_asks_for_counts_more_than_what_the_run_says(executor, own, kinds):
+    """On a thread there is no loop, and on a loop no place for what would block it."""
+    assert kinds_of(executor, own) == kinds
+
+
+@pytest.mark.parametrize("own", [None, "thread", "process", "async"])
+def test_a_sequential_run_has_one_kind_of_worker(own):
+    assert kinds_of("sequential", own) == ["sequential", "sequential"]
+
+
+def test_one_kind_is_said_once():
+    """The usual run is of one kind, and looks nowhere which."""
+    plain, other = Task("plain", lambda: 0), Task("other", lambda: 0, executor="thread")
+    assert program(plain).kinds("process") == "process"
+    assert program(plain).kinds("async") == "thread"
+    assert program(plain, other).kinds("thread") == "thread"
+    assert program(plain, other).kinds("process") == ["process", "thread"]
+    assert program(Task("coroutine", coroutine)).kinds("thread") == "async"
+    assert program().kinds("thread") == "thread"
+
+
+# ---------------------------------------------------------------- problems
 
 
 @pytest.mark.parametrize("rule", ["one_failed", "all_failed"])

@@ -1,5 +1,7 @@
 """The tools for tests: virtual time, and every order that a graph allows."""
 
+import asyncio
+import functools
 import itertools
 import random
 import threading
@@ -140,6 +142,14 @@ def test_waiting_for_a_deadline_that_has_passed_ends_at_once(clock):
     assert clock.now() == 11.0
 
 
+def test_a_timer_that_was_armed_a_moment_ago_is_not_jumped_past(clock):
+    """While it is asked whether all is quiet somebody leaves a wake-up: something nearer may be due."""
+    wake_ups = SimpleQueue()
+    clock.wait(wake_ups, 10.0, lambda asleep: wake_ups.put(None) or True)
+    assert clock.now() == 1.0
+    assert wake_ups.empty()
+
+
 def test_waiting_without_a_deadline_waits_for_a_wake_up_even_if_nothing_goes_on(clock):
     wake_ups = SimpleQueue()
     waiter = threading.Thread(target=clock.wait, args=(wake_ups, None, lambda asleep: True))
@@ -154,6 +164,99 @@ def test_the_same_clock_goes_on_in_the_next_run(clock, executor):
     dag = DAG("etl", tasks=[Task("a", lambda: clock.sleep(5))])
     first, second = (clock.run(dag, executor=executor).tasks["a"] for _ in range(2))
     assert first.ended_at == second.started_at
+
+
+# ---------------------------------------------------------------- VirtualClock, for coroutines
+
+
+def virtually(clock, dag, **options):
+    """Return ``clock.run(dag, **options)``, or fail if the clock stands still for ever."""
+    handle = dag.start(_clock=clock, **options)
+    try:
+        return handle.result(5)
+    except TimeoutError:
+        pytest.fail(f"the clock stands still at {clock.now()}")
+    finally:
+        handle.cancel()
+
+
+def test_coroutines_sleep_side_by_side_and_one_after_the_other_inline(clock):
+    """three coroutines of 10, 20 and 30 s"""
+    dag = DAG("etl", tasks=[Task(f"t{n}", functools.partial(clock.sleep_async, n)) for n in (10, 20, 30)])
+    assert virtually(clock, dag).duration == 30.0
+    assert virtually(clock, dag, max_workers=1).duration == 60.0
+    assert virtually(clock, dag, executor="sequential").duration == 60.0
+
+
+def test_coroutines_and_threads_sleep_side_by_side(clock):
+    """fast (async, 10 s) ─► slow (60 s); slow_too (30 s) ─► fast_too (async, 50 s)"""
+
+    async def sleep(seconds, *_):
+        await clock.sleep_async(seconds)
+
+    with DAG("etl") as dag:
+        Task("fast", functools.partial(sleep, 10)) >> Task("slow", lambda fast: clock.sleep(60))
+        Task("slow_too", lambda: clock.sleep(30)) >> Task("fast_too", functools.partial(sleep, 50))
+    assert virtually(clock, dag).duration == 80.0
+
+
+def test_time_stands_still_while_a_coroutine_works(clock):
+    """sleeper sleeps for 10 s; worker looks at the clock for a while"""
+    readings = []
+
+    async def worker():
+        for _ in range(20):
+            readings.append(clock.now())
+            await asyncio.sleep(0.001)
+
+    dag = DAG("etl", tasks=[Task("sleeper", functools.partial(clock.sleep_async, 10)), Task(worker)])
+    assert virtually(clock, dag).duration == 10.0
+    assert set(readings) == {1.0}
+
+
+def test_a_coroutine_that_stops_sleeping_before_its_time_is_awake(clock):
+    """It sleeps for 1000 s, is interrupted, and works on; nobody jumps to the end of that sleep."""
+    readings = []
+
+    async def restless():
+        sleeping = asyncio.create_task(clock.sleep_async(1000))
+        await asyncio.sleep(0)
+        sleeping.cancel()
+        await asyncio.wait([sleeping])
+        for _ in range(20):
+            readings.append(clock.now())
+            await asyncio.sleep(0.001)
+
+    dag = DAG("etl", tasks=[Task(restless), Task("beside", functools.partial(clock.sleep_async, 10))])
+    assert virtually(clock, dag).duration == 10.0
+    assert max(readings) <= 11.0
+
+
+def test_a_sleep_that_a_failure_has_cancelled_is_forgotten(clock):
+    """slow sleeps for 1000 s and is cancelled when bad fails after 5 s ─► teardown, of 2000 s; then another run"""
+
+    async def bad():
+        await clock.sleep_async(5)
+        raise ValueError("no")
+
+    with DAG("etl") as dag:
+        Task("slow", functools.partial(clock.sleep_async, 1000))
+        Task(bad) >> Task("teardown", lambda bad: clock.sleep(2000), trigger="all_done")
+    assert virtually(clock, dag, raise_on_failure=False).duration == 2005.0
+    again = DAG("etl", tasks=[Task("t", functools.partial(clock.sleep_async, 5))])
+    assert virtually(clock, again).duration == 5.0
+
+
+def test_a_coroutines_timeout_comes_before_a_longer_sleep_and_after_a_shorter_one(clock):
+    """short sleeps 5 s, long 50 s, both with a timeout of 20 s"""
+    tasks = [Task(f"t{n}", functools.partial(clock.sleep_async, n), timeout=20) for n in (5, 50)]
+    result = virtually(clock, DAG("etl", tasks=tasks), fail_fast=False, raise_on_failure=False)
+    assert (list(result), result.failed, result.duration) == (["t5"], ["t50"], 20.0)
+
+
+def test_outside_of_a_run_sleeping_in_a_loop_moves_the_clock(clock):
+    asyncio.run(clock.sleep_async(5))
+    assert clock.now() == 6.0
 
 
 # ---------------------------------------------------------------- run_fuzzed

@@ -34,7 +34,7 @@ class FakeRun:
         self.record = SimpleNamespace(
             upstream=upstream, state=bytearray(count), started=[0.0] * count, workers=[None] * count,
             names=[f"t{i}" for i in range(count)], attempts_of=lambda i: 1, values=[None] * count,
-            ended=[0.0] * count,
+            ended=[0.0] * count, items={},
         )  # fmt: skip
         self.missing = [len(before) for before in upstream]
         self.downstream = [[j for j, before in enumerate(upstream) if i in before] for i in range(count)]
@@ -117,7 +117,7 @@ class FakeRun:
 
     context = contextvars.copy_context()
 
-    async def start_coroutine(self, worker, i):
+    async def start_coroutine(self, worker, i, enter):
         return self.call_of(worker)(i)
 
     def check_value(self, i, value): ...
@@ -458,14 +458,15 @@ def test_no_wake_up_is_lost_between_a_worker_that_lies_down_and_one_that_shares(
 
 
 class Waker(list):
-    """The list of sleeping workers of a pool; somebody wakes whoever lies down, at once."""
+    """The list of sleeping workers of a pool; somebody shares an id and wakes the first that lies down, at once."""
 
     def append(self, worker):
         super().append(worker)
-        self.remove(worker)
-        self.pool._is_rousing = True
-        worker.gate.release()
-        self.pool._ready.append(self.late.pop()) if self.late else None
+        if self.late:
+            self.remove(worker)
+            self.pool._is_rousing = True
+            worker.gate.release()
+            self.pool._ready.append(self.late.pop())
 
 
 def test_a_worker_that_is_woken_before_it_sleeps_takes_the_wake_up_with_it():

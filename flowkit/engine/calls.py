@@ -12,7 +12,7 @@ from .attempt import Arguments, check_value, make_call
 from .condition import ask_condition
 from .loops import PrivateLoop
 from .program import SPECIAL
-from .workers import CONTEXT_PLACE, NotStartedError, context_for
+from .workers import CONTEXT_PLACE, context_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,9 +94,8 @@ class Calls:
             own = context.copy()
             args, kwargs = self._prepare(worker, i, own.run)
             if i in program.coroutines:
-                if self._run.is_unwanted(worker, i):  # cancelled when its start was told
-                    raise NotStartedError
-                return self.loop.run(program.funcs[i](*args, **kwargs), own)
+                coroutine = program.funcs[i](*args, **kwargs)
+                return self.loop.run(coroutine, own, lambda: self._run.is_unwanted(worker, i))
             return own.run(program.funcs[i], *args, **kwargs)
 
         return make_call(program, self._arity, self._record.values, context, special)

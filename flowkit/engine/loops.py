@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from contextvars import copy_context
+from types import CoroutineType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from contextvars import Context
     from typing import Any
 
-GRACE = 0.25
+GRACE = 0.1
 """Seconds that cancelled coroutines get to end before their loop is given up."""
 
 
@@ -29,7 +30,12 @@ class PrivateLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
 
-    def run(self, awaitable: Awaitable[Any], context: Context | None = None) -> Any:
+    def run(
+        self,
+        awaitable: Awaitable[Any],
+        context: Context | None = None,
+        is_unwanted: Callable[[], bool] | None = None,
+    ) -> Any:
         """Return what *awaitable* gives, or raise what it raises.
 
         If a loop runs in the calling thread already, this one runs in another thread; the caller waits all the same.
@@ -37,18 +43,26 @@ class PrivateLoop:
         Args:
             awaitable: A coroutine, or what else can be awaited.
             context: The context variables in which it runs; None for a copy of the caller's.
+            is_unwanted: Asked once when :meth:`cancel` is heard from then on: whether it came before.
         """
         import asyncio  # noqa: PLC0415
+
+        from .daemons import DaemonExecutor  # noqa: PLC0415 - imports concurrent.futures
 
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.new_event_loop()
+            loop.set_default_executor(DaemonExecutor())
         task = loop.create_task(_wait(awaitable), context=copy_context() if context is None else context)
         self._task = task
+        if is_unwanted is not None and is_unwanted():
+            task.cancel()
         try:
             return _outside_of_loops(lambda: loop.run_until_complete(task))
         finally:
             self._task = None
+            if isinstance(awaitable, CoroutineType):
+                awaitable.close()  # or Python would warn, if the cancel came before its first step
 
     def cancel(self) -> None:
         """Cancel what runs, if anything does. From any thread."""

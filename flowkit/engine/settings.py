@@ -145,6 +145,8 @@ def check_keywords(where: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(keywords.get(name, True), bool):
             raise OptionError(f"{where}: {name}={shown(keywords[name])} must be True or False.")
     checked = dict(keywords)
+    if isinstance(keywords.get("max_workers"), Mapping):
+        checked["max_workers"] = dict(keywords["max_workers"])
     limits = keywords.get("limits")
     if limits is not None and not isinstance(limits, Mapping):
         raise OptionError(f"{where}: limits={shown(limits)} must be a mapping of names to numbers, as {{'api': 4}}.")

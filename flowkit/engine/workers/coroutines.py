@@ -17,9 +17,9 @@ from collections import deque
 from ...context import holder
 from ...exceptions import FlowkitError
 from ...hooks import log_broken_hook
+from ..daemons import DaemonExecutor
 from ..loops import GRACE, end_loop
 from . import NotStartedError, Worker
-from .daemons import DaemonExecutor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ class CoroutinePool:
         """Whether _start_ready is due on the loop already."""
         self._is_empty = threading.Event()
         """Set while the pool closes and no coroutine is left."""
+        self._is_filling = False
+        """Whether _start_ready goes on."""
         self._is_closing = False
         self._is_forked = False
         self._left = 0
@@ -114,7 +116,8 @@ class CoroutinePool:
         self._ready.extend(ids)
         if not self._is_called:
             self._is_called = True
-            self._running_loop().call_soon_threadsafe(self._start_ready)
+            if not self._call_soon(self._start_ready):
+                raise FlowkitError("the event loop was closed while a run goes on that has coroutines on it.")
 
     def withdraw(self) -> list[int]:
         """Take back what was added and has not started."""
@@ -137,13 +140,13 @@ class CoroutinePool:
     def abandon(self, worker: Worker) -> int:
         """Cancel *worker*, whose attempt nobody waits for; return 0."""
         assert isinstance(worker, _Coroutine)  # noqa: S101 - for the type checker
-        self._running_loop().call_soon_threadsafe(self._give_up, worker)
+        self._call_soon(self._give_up, worker)
         return 0
 
     def stop(self, is_unwanted: Callable[[int], bool], *, kills: bool) -> None:
         """Cancel the coroutines of the ids that *is_unwanted* names."""
         if self._working or self._ready:
-            self._running_loop().call_soon_threadsafe(self._cancel_unwanted, is_unwanted)
+            self._call_soon(self._cancel_unwanted, is_unwanted)
 
     def close(self) -> int:
         """End a loop of our own, or wait for our coroutines on the caller's; return how many threads do not end."""
@@ -153,11 +156,19 @@ class CoroutinePool:
         self._is_closing = True
         if self._thread is not None:
             loop.call_soon_threadsafe(loop.stop)
-            self._thread.join(3 * GRACE)
+            self._thread.join(2 * GRACE)
             return int(self._thread.is_alive()) + self._left + self._executor.close()
-        loop.call_soon_threadsafe(self._tell_if_empty)
-        self._is_empty.wait(GRACE)
+        if self._call_soon(self._tell_if_empty):
+            self._is_empty.wait(GRACE)
         return 0
+
+    def _call_soon(self, call: Callable[..., None], *args: Any) -> bool:
+        """Have *call* made on the loop; return False if that is closed."""
+        try:
+            self._running_loop().call_soon_threadsafe(call, *args)
+        except RuntimeError:  # the caller's own loop, which has ended without cancelling us
+            return False
+        return True
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._starting:
@@ -194,6 +205,9 @@ class CoroutinePool:
         self._is_called = False
         ready, working, run, loop = self._ready, self._working, self._run, self._loop
         assert loop is not None  # noqa: S101 - for the type checker: we are on it
+        if self._is_filling:  # a coroutine of an eager loop has ended below us
+            return
+        self._is_filling = True
         while ready and self._free:
             worker = _Coroutine(run, self)
             working[worker] = None  # first, or the id would be out of sight for a moment
@@ -204,6 +218,7 @@ class CoroutinePool:
                 self._discard(worker)
                 break
             worker.task = loop.create_task(self._work(worker, i), context=run.context.copy())
+        self._is_filling = False
 
     async def _work(self, worker: _Coroutine, i: int) -> None:
         run = self._run
