@@ -347,10 +347,6 @@ def refuse_with_cause():
         raise refused from error
 
 
-def raise_it(error):
-    raise error
-
-
 def raise_from_each_other():
     try:
         try:
