@@ -604,3 +604,17 @@ def test_the_main_module_of_a_package_is_told_that_no_process_imports_it(python,
 def test_the_main_module_of_a_package_runs_with_cloudpickle(cloudpickle, python, arguments):
     files = {"package/__init__.py": "", "package/__main__.py": GUARDED}
     assert python(*arguments, files=files).out == "42\n"
+
+
+def test_collecting_a_run_that_has_sent_a_function_by_value_says_nothing(cloudpickle, python):
+    """What is kept of it lies in a reference cycle, and must not be a view of a buffer that goes first."""
+    code = """
+    import gc
+    from flowkit import DAG, Task
+    if __name__ == "__main__":
+        DAG("etl", tasks=[Task("one", lambda: 1, executor="process")]).run()
+        gc.collect()
+        print("collected")
+    """
+    program = python("-X", "dev", "script.py", files={"script.py": textwrap.dedent(code)})
+    assert (program.out, program.err) == ("collected\n", "")

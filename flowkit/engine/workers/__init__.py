@@ -14,6 +14,7 @@ from ...context import holder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Sequence
     from contextvars import Context
     from typing import Any, Protocol
@@ -120,6 +121,17 @@ class Worker:
     def task_context(self) -> TaskContext | None:
         """Return the context of the attempt running now, None between attempts."""
         return self._run.task_context(self, self.current) if self.current >= 0 else None
+
+
+def take_all(ready: deque[int]) -> list[int]:
+    """Return what is in *ready* and take it out, while others take from it too."""
+    taken = []
+    while ready:
+        try:
+            taken.append(ready.popleft())
+        except IndexError:  # somebody was faster
+            break
+    return taken
 
 
 def context_for(worker: Worker, context: Context) -> Context:

@@ -19,7 +19,7 @@ from ...exceptions import FlowkitError
 from ...hooks import log_broken_hook
 from ..daemons import DaemonExecutor
 from ..loops import GRACE, end_loop
-from . import NotStartedError, Worker
+from . import NotStartedError, Worker, take_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,13 +121,7 @@ class CoroutinePool:
 
     def withdraw(self) -> list[int]:
         """Take back what was added and has not started."""
-        taken = []
-        while self._ready:
-            try:
-                taken.append(self._ready.popleft())
-            except IndexError:  # the loop was faster
-                break
-        return taken
+        return take_all(self._ready)
 
     def is_starting(self) -> bool:
         """Return whether an id waits and may start."""

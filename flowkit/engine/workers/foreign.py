@@ -21,7 +21,7 @@ from ...exceptions import FlowkitError, describe, shown
 from ...hooks import log_broken_hook
 from ...task import is_main_elsewhere
 from ..loops import GRACE, PrivateLoop
-from . import NotStartedError, Worker, remote
+from . import NotStartedError, Worker, remote, take_all
 from .remote import read_answer
 from .shipping import Spec, decode, encode_arguments, encode_spec
 
@@ -157,13 +157,7 @@ class ForeignPool:
 
     def withdraw(self) -> list[int]:
         """Take back what was added and has not been submitted."""
-        taken = []
-        while self._ready:
-            try:
-                taken.append(self._ready.popleft())
-            except IndexError:  # our thread was faster
-                break
-        return taken
+        return take_all(self._ready)
 
     def is_starting(self) -> bool:
         """Return whether an id waits and may be submitted."""

@@ -213,10 +213,7 @@ def _taker(buffers: list[Part]) -> Callable[[pickle.PickleBuffer], bool]:
 
     def take_out(buffer: pickle.PickleBuffer) -> bool:
         """Keep *buffer* out of the pickle; return True to have it copied in."""
-        try:
-            block = buffer.raw()
-        except BufferError:  # not contiguous
-            return True
+        block = buffer.raw()
         if len(block) < _SMALL_BUFFER:
             return True
         buffers.append(block)

@@ -20,7 +20,7 @@ import threading
 from collections import deque
 
 from ...exceptions import FlowkitError
-from . import NotStartedError, Worker
+from . import NotStartedError, Worker, take_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,13 +77,7 @@ class ThreadPool:
 
     def withdraw(self) -> list[int]:
         """Take back what was added and has not started."""
-        taken = []
-        while self._ready:
-            try:
-                taken.append(self._ready.popleft())
-            except IndexError:  # a worker was faster
-                break
-        return taken
+        return take_all(self._ready)
 
     def working(self) -> list[Worker]:
         """Return the workers that are in an attempt, or awake and about to look for one."""
