@@ -4,6 +4,7 @@ import contextlib
 import gc
 import logging
 import multiprocessing
+import multiprocessing.connection
 import multiprocessing.forkserver
 import os
 import signal
@@ -61,6 +62,14 @@ class Gate:
 def gate(tmp_path):
     """A gate; it is open when the test is over."""
     made = Gate(tmp_path / "gate")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def second(tmp_path):
+    """One more gate."""
+    made = Gate(tmp_path / "second")
     yield made
     made.close()
 
@@ -468,9 +477,9 @@ def test_a_task_in_a_process_that_heeds_the_question_is_cancelled(tmp_path, gate
     }
 
 
-def test_a_task_that_a_failure_may_start_is_not_asked_to_stop(method, tmp_path, gate):
+def test_a_task_that_a_failure_may_start_is_not_asked_to_stop(method, tmp_path, gate, second):
     """before ─► teardown, which a failure does not stop; plain, which it does; both run when bad fails."""
-    path, second = str(tmp_path / "names"), Gate(tmp_path / "second")
+    path = str(tmp_path / "names")
     before = Task("before", kill_tasks.pid)
     teardown = Task("teardown", kill_tasks.is_asked_until, trigger="all_done").after(before)
     plain = Task("plain", kill_tasks.is_asked)
@@ -486,7 +495,6 @@ def test_a_task_that_a_failure_may_start_is_not_asked_to_stop(method, tmp_path, 
     assert asked.wait(3 * SOON)
     second.open()
     result = handle.result(timeout=3 * SOON)
-    second.close()
     assert (result["plain"], result["teardown"]) == (True, False)
 
 
@@ -686,6 +694,27 @@ def test_a_failure_in_a_batch_is_that_of_its_task_alone(tmp_path):
         fail_fast=False,
     )  # fmt: skip
     assert Counter(task_run.state for task_run in result.tasks.values()) == {"succeeded": 60, "failed": 1}
+
+
+@pytest.mark.parametrize("call", [50, 51, 52, 60])
+def test_a_process_that_is_killed_while_a_batch_is_put_together_is_replaced_for_all_of_it(call, monkeypatch, tmp_path):
+    """What the new process has not been told yet must be told to it, also for calls that were ready for the old one."""
+    calls, real = [], processes.encode_arguments
+
+    def kill_at_call(*arguments):
+        calls.append(arguments)
+        if len(calls) == call:
+            for process in list(processes._live):
+                process.kill()
+                multiprocessing.connection.wait([process.sentinel], SOON)
+        return real(*arguments)
+
+    monkeypatch.setattr(processes, "encode_arguments", kill_at_call)
+    path = str(tmp_path / "dots")
+    tasks = wide(kill_tasks.dot, 200)
+    result = run(*tasks, inputs={"file": path}, max_workers=1, fail_fast=False, raise_on_failure=False)
+    assert result.ok, {str(error) for error in result.errors.values()}
+    assert Counter(name for name, _ in lines(path)) == {task.name: 1 for task in tasks}
 
 
 # ---------------------------------------------------------------- tasks that damage their own process

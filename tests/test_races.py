@@ -3,6 +3,7 @@
 Whoever is first wins, and wins all: one outcome, one final event, and nothing that comes later changes a thing.
 """
 
+import asyncio
 import multiprocessing.forkserver
 import random
 import threading
@@ -260,6 +261,48 @@ def test_a_cancel_at_the_end_of_an_attempt_gives_one_answer(kind, races, rng):
         assert not story.late
         assert told(result) == as_told
     print(dict(outcomes))
+
+
+@pytest.mark.parametrize("kind", ["thread", "async", "process"])
+def test_a_cancel_while_a_result_is_handed_on_starts_nothing_for_what_gets_it(kind):
+    """first, on a thread ─► second, elsewhere: the run is over when first comes to hand on its result."""
+    before, started, handles = threads(), threading.Event(), []
+
+    def cancel(event):
+        if isinstance(event, TaskEvent) and event.task_name == "first":
+            assert started.wait(SOON)
+            handles[0].cancel("race")
+            time.sleep(0.1)  # the run ends meanwhile, but for the thread that is in here
+
+    second = Task("second", ending(kind, seconds=60, value=2, fails=False), executor=kind)
+    second.after(Task("first", kill_tasks.pid))
+    handles.append(DAG("race", tasks=[second]).start(observers=[cancel]))
+    started.set()
+    with pytest.raises(RunCancelledError) as caught:
+        handles[0].result(timeout=SOON)
+    assert {name: run.state for name, run in caught.value.result.tasks.items()} == {
+        "first": "succeeded", "second": "cancelled",
+    }  # fmt: skip
+    wait_for_end_of(threads() - before)
+
+
+def test_a_cancel_while_the_event_loop_starts_ends_the_loop_as_well(monkeypatch):
+    """first, on a thread ─► second, a coroutine, the first of the run: the run is over when its loop is there."""
+    before, started, handles, real = threads(), threading.Event(), [], asyncio.new_event_loop
+
+    def cancel_first():
+        assert started.wait(SOON)
+        handles[0].cancel("race")
+        time.sleep(0.1)  # the run ends meanwhile
+        return real()
+
+    monkeypatch.setattr(asyncio, "new_event_loop", cancel_first)
+    second = Task("second", kill_tasks.hold_async_quietly).after(Task("first", kill_tasks.pid))
+    handles.append(DAG("race", tasks=[second]).start())
+    started.set()
+    with pytest.raises(RunCancelledError):
+        handles[0].result(timeout=SOON)
+    wait_for_end_of(threads() - before)
 
 
 # ---------------------------------------------------------------- fail-fast against finish

@@ -144,10 +144,11 @@ class CoroutinePool:
 
     def close(self) -> int:
         """End a loop of our own, or wait for our coroutines on the caller's; return how many threads do not end."""
-        loop = self._loop
+        with self._starting:  # a loop that is being started has started then, and another one is not
+            self._is_closing = True
+            loop = self._loop
         if loop is None:
             return 0
-        self._is_closing = True
         if self._thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             self._thread.join(2 * GRACE)
@@ -160,13 +161,15 @@ class CoroutinePool:
         """Have *call* made on the loop; return False if that is closed."""
         try:
             self._running_loop().call_soon_threadsafe(call, *args)
-        except RuntimeError:  # the caller's own loop, which has ended without cancelling us
+        except RuntimeError:  # the caller's own loop, which has ended without cancelling us; or the run is over
             return False
         return True
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._starting:
             if self._loop is None:
+                if self._is_closing:
+                    raise RuntimeError("the pool is closed")
                 is_running = threading.Event()
                 self._thread = threading.Thread(
                     target=self._run_loop, args=(is_running,), name="flowkit-loop", daemon=True

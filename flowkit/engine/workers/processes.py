@@ -103,6 +103,9 @@ MOST_DEATHS = 3
 """A task that has killed this many workers is given up."""
 _ENDING = 2.0
 """Seconds that a process gets to end by itself when it is not needed any more."""
+_MOST_LAUNCHES = 3
+_BEFORE_RELAUNCH = 0.02
+"""Seconds that a fork server that has died gets to be seen as dead."""
 _BETWEEN_LOOKS = 1.0
 """Seconds between two looks at whether a process that says nothing lives."""
 _BATCH_SECONDS = 0.001
@@ -317,7 +320,8 @@ class ProcessPool(ThreadPool):
             try:
                 if run.is_stopped and not run.admits(i):
                     raise NotStartedError
-                self._start_process(worker, i)
+                if not calls:  # once: what the process knows already is left out of the calls
+                    self._start_process(worker, i)
                 if run.is_stopped and not run.admits(i):  # while it started
                     raise NotStartedError
                 record.workers[i] = worker.name
@@ -442,34 +446,20 @@ class ProcessPool(ThreadPool):
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             _refuse_to_start_in_startup()
         name = self._run.record.names[i]
-        try:
-            ours, theirs = self._multiprocessing.Pipe()
-            our_side, their_side = self._multiprocessing.Pipe()
-        except OSError as error:
-            raise FlowkitError(f"cannot start a worker process: {describe(error)}") from error
-        process = self._multiprocessing.Process(
-            target=child.main,
-            args=(theirs, their_side, self._run.run_id, quiet_logger().getEffectiveLevel()),
-            name=f"flowkit-{worker.name}",
-        )
-        process.daemon = False  # a daemon may not start processes of its own
-        worker.channel, worker.side = Channel(ours), Channel(our_side)
-        try:
-            with _starting:
-                if _exiting:
-                    raise RuntimeError("the interpreter is shutting down")
-                with _hold_back_interrupts(self._start_method):
-                    process.start()
-                _live.add(process)
-        except Exception as error:
-            raise FlowkitError(f"cannot start a worker process: {describe(error)}") from error
-        finally:
-            theirs.close()
-            their_side.close()
+        for left in reversed(range(_MOST_LAUNCHES)):
+            try:
+                process = self._launch(worker)
+            except Exception as error:
+                is_server_gone = isinstance(error, (EOFError, ConnectionError))  # the next launch starts another one
+                if not (is_server_gone and left):
+                    raise FlowkitError(f"cannot start a worker process: {describe(error)}") from error
+                time.sleep(_BEFORE_RELAUNCH)
+            else:
+                break
         worker.process = process
         worker.known.clear()
         worker.unread = 0
-        worker.watch = _Watch(ours, process)
+        worker.watch = _Watch(worker.channel.connection, process)
         worker.is_killed = False
         if self._is_killing or worker.is_abandoned:
             worker.kill()
@@ -488,6 +478,39 @@ class ProcessPool(ThreadPool):
                 raise WorkerDiedError(name, pid, exitcode) from None
             self._broken = functools.partial(_startup_error, exitcode)
             raise self._broken(name) from None
+
+    def _launch(self, worker: _Process) -> BaseProcess:
+        """Start a process with pipes to *worker*.
+
+        Raises:
+            Exception: Whatever multiprocessing raises when it cannot.
+        """
+        ours, theirs = self._multiprocessing.Pipe()
+        worker.channel = Channel(ours)
+        try:
+            our_side, their_side = self._multiprocessing.Pipe()
+            worker.side = Channel(our_side)
+            try:
+                process: BaseProcess = self._multiprocessing.Process(
+                    target=child.main,
+                    args=(theirs, their_side, self._run.run_id, quiet_logger().getEffectiveLevel()),
+                    name=f"flowkit-{worker.name}",
+                )
+                process.daemon = False  # a daemon may not start processes of its own
+                with _starting:
+                    if _exiting:
+                        raise RuntimeError("the interpreter is shutting down")
+                    with _hold_back_interrupts(self._start_method):
+                        process.start()
+                    _live.add(process)
+            finally:
+                their_side.close()
+        except BaseException:
+            self._end_process(worker)
+            raise
+        finally:
+            theirs.close()
+        return process
 
     def _take_death(self, worker: _Process, waiting: list[int], calls: list[int]) -> list[int] | None:
         """Find out which of *calls* killed the process of *worker*, and have the others of *waiting* made again."""
