@@ -751,11 +751,15 @@ def test_ctrl_c_at_any_instant_ends_the_processes_without_a_word_of_theirs(hosts
 
     The fork server of multiprocessing runs by then: what interrupts Python while that starts is not ours to keep quiet.
     """
-    ready = "import multiprocessing.forkserver as server; server.ensure_running()\n" if method == "forkserver" else ""
+    ready = (
+        'DAG("first", tasks=[Task("pid", kill_tasks.pid)]).run(executor="process")\n' if method == "forkserver" else ""
+    )
     for first in range(0, hosts, 5):
         running = [
             script(
-                HEAD + ready + WORK
+                HEAD
+                + ready
+                + WORK
                 + f'say("go")\ndag.run(executor="process", max_workers=3, _start_method={method!r})\n'
             )
             for _ in range(first, min(hosts, first + 5))
