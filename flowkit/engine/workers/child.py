@@ -142,9 +142,12 @@ class _Child:
         while True:
             self._is_holding.acquire()
             time.sleep(2 * _LONGEST_SILENCE)
-            with self._sending:
-                if self._answers:
-                    self._flush()
+            try:
+                with self._sending:
+                    if self._answers:
+                        self._flush()
+            except OSError:  # the other end is gone, which whoever sends or receives next finds out too
+                return
 
     def _hold_back(self, i: int, answer: Sequence[Any], parts: Sequence[Part]) -> None:
         with self._sending:

@@ -34,6 +34,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 from ...exceptions import (
     FlowkitError,
@@ -626,6 +627,7 @@ def _hold_back_interrupts(start_method: str) -> Iterator[None]:
     if start_method != "spawn" or not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # or starting a process would start it, and take the mask off again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -107,7 +107,8 @@ class Channel:
         return count
 
     def close(self) -> None:
-        """Close this end."""
+        """Close this end; what is sent then is an OSError, and goes to no file that gets the same number."""
+        self._number = -1
         self.connection.close()
 
     def _read_up_to(self, size: int, wait: Callable[[], object]) -> bytes:
