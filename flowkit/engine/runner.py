@@ -361,6 +361,8 @@ class Run:
             values = read_items(self.record.names[i], self.calls.everything(i))
         except BaseException as error:  # noqa: BLE001 - what is iterated is the user's
             refused = Outcome(FAILED, error, has_started=False)
+        if worker is not None:
+            worker.current = -1
         with self._lock:
             ready: list[int] = []
             if self.record.state[i] != PENDING:
