@@ -164,13 +164,19 @@ def render_page(name: str) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Server
+    """Serves the topics of Python's ``help()``, slowly.
+
+    Attributes:
+        turned_away: Pages for which the next answer is 503.
+    """
+
+    turned_away = set(list(topics)[::5])
 
     def do_GET(self) -> None:
         name = self.path.removeprefix("/")
         time.sleep(LATENCY)
-        if name in self.server.turned_away:
-            self.server.turned_away.remove(name)
+        if name in self.turned_away:
+            self.turned_away.remove(name)
             self.send_error(503)
             return
         page = render_page(name) if name else "\n".join(f'<a href="/{topic}">{topic}</a>' for topic in topics)
@@ -183,23 +189,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Serves the topics of Python's ``help()``, slowly, on a port that is free.
-
-    Attributes:
-        turned_away: Pages for which the next answer is 503.
-    """
-
     request_queue_size = 64
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.turned_away = set(list(topics)[::5])
 
 
 @contextmanager
 def run_server() -> Iterator[int]:
-    """Serve until the end of the block; gives the port."""
-    with Server() as server:
+    """Serve on a port that is free until the end of the block; gives the port."""
+    with Server(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=[0.05])
         thread.start()
         try:

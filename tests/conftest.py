@@ -21,6 +21,12 @@ _PATIENCE = 1.0
 """Seconds that a thread gets to end after its test: one that was let go a moment ago is no leak."""
 
 
+def pytest_collection_finish():
+    """Keep what was imported and collected out of later garbage collections, of which there is one after many tests."""
+    gc.collect()
+    gc.freeze()
+
+
 def _flowkit_threads():
     return {thread for thread in threading.enumerate() if thread.name.startswith("flowkit-")}
 

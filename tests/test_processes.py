@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import importlib
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -370,6 +371,61 @@ def test_the_attempt_after_a_timeout_has_a_whole_one_of_its_own():
     assert [(type(event), event.attempt) for event in seen if isinstance(event, (AttemptStarted, AttemptFailed))] == [
         (AttemptStarted, 1), (AttemptFailed, 1), (AttemptStarted, 2),
     ]  # fmt: skip
+
+
+def module_that_in_a_worker(does, tmp_path, monkeypatch):
+    """Return the task of a module that *does* something when a worker imports it."""
+    code = f"""
+import logging, multiprocessing, os, time
+from flowkit import task
+if multiprocessing.parent_process() is not None:
+    {does}
+@task(timeout=0.3)
+def quick():
+    return 1
+"""
+    (tmp_path / "imported_late.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "imported_late", raising=False)
+    return importlib.import_module("imported_late").quick
+
+
+def test_an_import_is_no_part_of_the_attempt(tmp_path, monkeypatch):
+    quick = module_that_in_a_worker("time.sleep(0.6)", tmp_path, monkeypatch)
+    assert run(quick) == {"quick": 1}
+
+
+def test_what_a_module_logs_while_it_is_imported_is_not_lost(tmp_path, monkeypatch, caplog):
+    quick = module_that_in_a_worker("logging.getLogger('flowkit').warning('imported')", tmp_path, monkeypatch)
+    assert run(quick) == {"quick": 1}
+    assert caplog.messages == ["imported"]
+
+
+def test_a_module_that_cannot_be_imported_fails_the_task_that_needs_it(tmp_path, monkeypatch):
+    quick = module_that_in_a_worker("1 / 0", tmp_path, monkeypatch)
+    result = run(quick, Task("pid", kill_tasks.pid), max_workers=1, fail_fast=False, raise_on_failure=False)
+    assert (result.tasks["quick"].state, result.tasks["pid"].state) == ("failed", "succeeded")
+    assert "ZeroDivisionError" in str(result.tasks["quick"].error)
+
+
+@pytest.mark.parametrize("does", ["os._exit(3)", "os.kill(os.getpid(), 9)"])
+def test_a_module_that_kills_its_process_fails_the_task_that_needs_it(does, tmp_path, monkeypatch):
+    quick = module_that_in_a_worker(does, tmp_path, monkeypatch)
+    result = run(quick, Task("pid", kill_tasks.pid), max_workers=1, fail_fast=False, raise_on_failure=False)
+    assert (result.tasks["quick"].state, result.tasks["pid"].state) == ("failed", "succeeded")
+    assert isinstance(result.tasks["quick"].error, WorkerDiedError)
+
+
+def test_a_run_can_be_cancelled_while_a_module_is_imported(tmp_path, monkeypatch):
+    mark = tmp_path / "importing"
+    quick = module_that_in_a_worker(f"open({str(mark)!r}, 'w').close(); time.sleep(60)", tmp_path, monkeypatch)
+    handle = DAG("slow", tasks=[quick]).start(executor="process")
+    while not mark.exists():
+        time.sleep(0.001)
+    handle.cancel("enough")
+    with pytest.raises(RunCancelledError, match="enough"):
+        handle.result(timeout=SOON)
+    assert handle.snapshot().tasks["quick"].state == "cancelled"
 
 
 def test_a_timeout_counts_from_the_start_of_the_attempt_not_of_the_process(monkeypatch):

@@ -2,12 +2,13 @@
 
 Knows how one attempt is made. Does not know runs: what it needs of one travels with the calls.
 
-Frames that arrive: a head that lists calls, each with the parts of its arguments and, the first time, of its
-:class:`~.shipping.Spec`. Frames that leave: a head that lists answers, ``(id, kind, ..., number of its parts)``; the
+Frames that arrive: the number of a :class:`~.shipping.Spec`, with its parts, before the first call that needs it; a
+list of calls, with the parts of their arguments. Frames that leave: a head that lists answers, ``(id, kind, ..., number of its parts)``; the
 kinds of :mod:`.remote`, and:
 
 ================= ===========================================================
 ``"ready"``       the process can take calls
+``"loaded"``      the spec was received; if it cannot be unpacked, its calls say so
 ``"holds"``       the condition of the id is true: a frame comes back that says whether its attempt may start
 ``"stopped"``     the attempt was not made, because nobody waits for it any more
 ``"cleanup"``     a cleanup handler is in the parts
@@ -65,7 +66,11 @@ def main(connection: Connection, side: Connection, run_id: str, log_level: int) 
     try:
         child.send(-1, ("ready",))
         while True:
-            child.serve(*channel.receive(_nothing))
+            head, parts = channel.receive(_nothing)
+            if isinstance(head, int):
+                child.load(head, parts)
+            else:
+                child.serve(head, parts)
     except (EOFError, OSError):
         return
 
@@ -81,7 +86,7 @@ class _Child:
         self._channel = channel
         self._side = side
         self._run_id = run_id
-        self._specs: dict[int, Spec] = {}
+        self._specs: dict[int, Spec | BaseException] = {}
         self._unwanted: set[int] = set()
         self._now: tuple[int, str, int, Any] | None = None
         """Id, name, attempt and upstream runs of what is called now."""
@@ -167,17 +172,26 @@ class _Child:
         self._channel.send(answers, parts)
         self._last_sent = time.perf_counter()
 
+    def load(self, number: int, parts: Sequence[Part]) -> None:
+        """Keep the spec *number*, or why it cannot be unpacked."""
+        try:
+            self._specs[number] = decode(parts)
+        except BaseException as error:  # noqa: BLE001 - modules raise anything when they are imported
+            self._specs[number] = error
+        self.send(-1, ("loaded",))
+
     def serve(self, calls: list[tuple[Any, ...]], parts: Sequence[Part]) -> None:
         """Make *calls* one after the other."""
         first = 0
         self._last_sent = time.perf_counter()
-        for number, (i, name, attempt, spec_number, spec_size, size, asks) in enumerate(calls, 1):
+        for number, (i, name, attempt, spec_number, size, asks) in enumerate(calls, 1):
             self._side.mark()
-            middle, end = first + spec_size, first + spec_size + size
+            end = first + size
             answer: tuple[Any, ...]
             packed: Sequence[Part]
             try:
-                spec, *arguments = self._unpack(spec_number, parts[first:middle], parts[middle:end])
+                spec = self._spec(spec_number)
+                arguments = decode(parts[first:end])
             except BaseException as error:  # noqa: BLE001 - objects raise anything when they are unpickled
                 answer, packed = remote.answer_refused(error)
             else:
@@ -193,10 +207,11 @@ class _Child:
             else:
                 self._hold_back(i, answer, packed)
 
-    def _unpack(self, number: int, spec_parts: Sequence[Part], parts: Sequence[Part]) -> list[Any]:
-        if spec_parts:
-            self._specs[number] = decode(spec_parts)
-        return [self._specs[number], *decode(parts)]
+    def _spec(self, number: int) -> Spec:
+        spec = self._specs[number]
+        if isinstance(spec, BaseException):
+            raise spec
+        return spec
 
     def _attempt(
         self, i: int, name: str, attempt: int, spec: Spec, arguments: Sequence[Any], *, asks: bool

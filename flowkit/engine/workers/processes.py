@@ -10,7 +10,9 @@ replaced when there is work again. Nothing is shared between processes, so nothi
 
     worker thread                               process (child.py)
     ─────────────                               ──────────────────
-    calls ────────────── connection ──────────► make them
+    a function ───────── connection ──────────► find it, which may import its module
+          ◄─────────────────────────────────── "loaded"
+    calls ────────────────────────────────────► make them
           ◄─────────────────────────────────── answers
     "stop ids" ───────────── side ────────────► listen: what is not wanted any more; the parent's end
           ◄─────────────────────────────────── one byte for each call that begins
@@ -316,13 +318,17 @@ class ProcessPool(ThreadPool):
         calls: list[tuple[Any, ...]] = []
         parts: list[Part] = []
         ready: list[int] = []
-        for i in ids:
+        for position, i in enumerate(ids):
             worker.current = i
             try:
                 if run.is_stopped and not run.admits(i):
                     raise NotStartedError
-                if not calls:  # once: what the process knows already is left out of the calls
+                if not calls:
                     self._start_process(worker, i)
+                    self._load(worker, i)
+                elif self._spec_of(i)[0] not in worker.known:  # nobody is to wait for an import of another task
+                    self._ready.extendleft(reversed(ids[position:]))
+                    break
                 if run.is_stopped and not run.admits(i):  # while it started
                     raise NotStartedError
                 record.workers[i] = worker.name
@@ -362,18 +368,12 @@ class ProcessPool(ThreadPool):
     def _add_call(self, worker: _Process, i: int, calls: list[tuple[Any, ...]], parts: list[Part]) -> None:
         run = self._run
         name = run.record.names[i]
-        number, spec_parts = self._spec_of(i)
         arguments, asks = run.arguments_for(worker, i)
         packed = encode_arguments(name, arguments, run.task_of(i).func)
-        if number in worker.known:
-            spec_parts = []
-        else:
-            worker.known.add(number)
         attempt = run.record.attempts_of(i) or 1
         if asks:
             worker.asking.add(i)
-        calls.append((i, str(name), attempt, number, len(spec_parts), len(packed), asks))
-        parts += spec_parts
+        calls.append((i, str(name), attempt, self._spec_of(i)[0], len(packed), asks))
         parts += packed
 
     def _spec_of(self, i: int) -> tuple[int, list[Part]]:
@@ -423,7 +423,7 @@ class ProcessPool(ThreadPool):
                 run.record.started[i] = run.now() - answer[1]
             self._learn(i, answer[1])
         elif kind == "refused":
-            worker.known.clear()  # it may not have got as far as keeping the spec
+            worker.known.clear()  # if its function was not found, another attempt may find it
         value, error, may_retry = read_answer(run.record.names[i], answer, parts)
         if error is None:
             return run.succeeded(worker, i, value)
@@ -467,18 +467,46 @@ class ProcessPool(ThreadPool):
         try:
             worker.channel.receive(worker.watch.wait)
         except (EOFError, OSError):
-            was_killed, pid = worker.is_killed, process.pid or 0
-            exitcode = self._end_process(worker)
-            if was_killed:
-                raise NotStartedError from None
-            if exitcode < 0 and self._early_deaths < MOST_DEATHS:  # somebody kills workers, and it is not the script
-                self._early_deaths += 1
-                self._start_process(worker, i)
-                return
-            if exitcode < 0:
-                raise WorkerDiedError(name, pid, exitcode) from None
-            self._broken = functools.partial(_startup_error, exitcode)
-            raise self._broken(name) from None
+            try:
+                self._take_early_death(worker, i)
+            except WorkerDiedError as death:
+                if death.exitcode < 0:
+                    raise
+                self._broken = functools.partial(_startup_error, death.exitcode)
+                raise self._broken(name) from None
+            self._start_process(worker, i)
+
+    def _load(self, worker: _Process, i: int) -> None:
+        """Have the process of *worker* find what *i* calls, unless it has; importing it is no part of the attempt."""
+        number, parts = self._spec_of(i)
+        if number in worker.known:
+            return
+        try:
+            worker.channel.send(number, parts)
+            while number not in worker.known:
+                answers, parts = worker.channel.receive(worker.watch.wait)
+                first = 0
+                for j, *answer, size in answers:
+                    if answer[0] == "loaded":
+                        worker.known.add(number)
+                    else:  # what the module logs
+                        self._take(worker, j, answer, parts[first : first + size], [], is_batch=False)
+                    first += size
+        except (EOFError, OSError):
+            self._take_early_death(worker, i)
+            self._start_process(worker, i)
+            self._load(worker, i)
+
+    def _take_early_death(self, worker: _Process, i: int) -> None:
+        """Raise what a death before the first call means for *i*; return if another process may do better."""
+        assert worker.process is not None  # noqa: S101 - for the type checker: it has died just now
+        was_killed, pid = worker.is_killed, worker.process.pid or 0
+        exitcode = self._end_process(worker)
+        if was_killed:
+            raise NotStartedError from None
+        if exitcode >= 0 or self._early_deaths >= MOST_DEATHS:
+            raise WorkerDiedError(self._run.record.names[i], pid, exitcode) from None
+        self._early_deaths += 1  # somebody kills workers, and it is not the script
 
     def _launch(self, worker: _Process) -> BaseProcess:
         """Start a process with pipes to *worker*.
