@@ -27,7 +27,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from pydoc_data.topics import topics
 from statistics import stdev
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from flowkit import DAG, RunResult, Skip, task
 
@@ -170,7 +170,7 @@ class Handler(BaseHTTPRequestHandler):
         turned_away: Pages for which the next answer is 503.
     """
 
-    turned_away = set(list(topics)[::5])
+    turned_away: ClassVar[set[str]] = set(list(topics)[::5])
 
     def do_GET(self) -> None:
         name = self.path.removeprefix("/")

@@ -3,8 +3,8 @@
 Knows how one attempt is made. Does not know runs: what it needs of one travels with the calls.
 
 Frames that arrive: the number of a :class:`~.shipping.Spec`, with its parts, before the first call that needs it; a
-list of calls, with the parts of their arguments. Frames that leave: a head that lists answers, ``(id, kind, ..., number of its parts)``; the
-kinds of :mod:`.remote`, and:
+list of calls, with the parts of their arguments. Frames that leave: a head that lists answers,
+``(id, kind, ..., number of its parts)``; the kinds of :mod:`.remote`, and:
 
 ================= ===========================================================
 ``"ready"``       the process can take calls
