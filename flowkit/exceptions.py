@@ -21,6 +21,12 @@ Knows the errors and their texts. Does not know tasks, graphs or runs: an error 
       DAGExecutionError(ExceptionGroup)    fail_fast=False: every failure of the run
       RunCancelledError                    somebody cancelled the run
         RunTimeoutError(TimeoutError)        the run took longer than its timeout
+      StateError                           a state store cannot do what it is asked
+        StateWriteError(OSError)             the disk refused a write; what was stored before is still there
+        StateCorruptError                    what is stored is damaged
+        StateLockedError                     another run of the same name goes on, in this process or another
+        StateVersionError                    the file is another program's, or a newer version's
+        StateSerializationError(TypeError)   a value cannot be stored as it is
 
 Every one of them survives pickling. :class:`Skip`, :class:`RetryAfter` and :class:`GiveUp` are not errors of
 flowkit: a task raises them to say how its attempt ended.
@@ -49,6 +55,12 @@ __all__ = [
     "RunCancelledError",
     "RunTimeoutError",
     "Skip",
+    "StateCorruptError",
+    "StateError",
+    "StateLockedError",
+    "StateSerializationError",
+    "StateVersionError",
+    "StateWriteError",
     "TaskExecutionError",
     "TaskNotFoundError",
     "TaskResultError",
@@ -340,6 +352,121 @@ class RunCancelledError(FlowkitError):
 
 class RunTimeoutError(RunCancelledError, TimeoutError):
     """The run took longer than its timeout and was cancelled."""
+
+
+# ---------------------------------------------------------------- stores
+
+
+class StateError(FlowkitError):
+    """A state store cannot do what it is asked."""
+
+
+class StateWriteError(StateError, OSError):
+    """The disk refused a write. What was stored before is still there.
+
+    Attributes:
+        path: The file, absolute.
+        errno: Why, as the operating system says it.
+        during: What was being done, such as "write" or "fsync".
+    """
+
+    def __init__(self, path: str, errno: int | None, during: str, reason: str) -> None:
+        super().__init__(errno, reason)
+        self.path = path
+        self.errno = errno
+        self.during = during
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot {self.during} {self.path}: {self.reason} (errno {self.errno}). What was stored before is kept."
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.errno, self.during, self.reason)
+
+
+class StateCorruptError(StateError):
+    """What is stored is damaged.
+
+    Attributes:
+        path: The file, absolute.
+        what: What is wrong with it.
+        recovered: How many records could be read all the same.
+    """
+
+    def __init__(self, path: str, what: str, recovered: int) -> None:
+        super().__init__(path, what, recovered)
+        self.path = path
+        self.what = what
+        self.recovered = recovered
+
+    def __str__(self) -> str:
+        return f"{self.path} is damaged: {self.what}; {plural(self.recovered, 'record')} could be read."
+
+
+class StateLockedError(StateError):
+    """Another run of the same name goes on, in this process or another.
+
+    Attributes:
+        scope: Name of the DAG.
+        path: The file that is locked, or "memory".
+        pid: The process that has the lock; 0 if it is not known.
+        host: Its machine.
+        since: Since when, ISO 8601.
+    """
+
+    def __init__(self, scope: str, path: str, pid: int, host: str, since: str) -> None:
+        super().__init__(scope, path, pid, host, since)
+        self.scope = scope
+        self.path = path
+        self.pid = pid
+        self.host = host
+        self.since = since
+
+    def __str__(self) -> str:
+        owner = f"process {self.pid} on {self.host} since {self.since}" if self.pid else "another process"
+        return (
+            f"a run of {self.scope!r} with state {self.path} goes on in {owner}. Wait for it, give the state "
+            f"lock_timeout=..., or use another state for runs side by side."
+        )
+
+
+class StateVersionError(StateError):
+    """The file is another program's, or was written by a newer version of flowkit. It was not touched.
+
+    Attributes:
+        path: The file, absolute.
+        found: The version that it has, as text.
+        supported: The versions that can be read.
+    """
+
+    def __init__(self, path: str, found: str, supported: str) -> None:
+        super().__init__(path, found, supported)
+        self.path = path
+        self.found = found
+        self.supported = supported
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} has state version {self.found}, and this flowkit reads {self.supported}. It was not touched: "
+            f"use a newer flowkit, or another path."
+        )
+
+
+class StateSerializationError(StateError, TypeError):
+    """A value cannot be stored as it is.
+
+    Attributes:
+        path: Where in the value, such as ``['x'][3]``; empty for the value itself.
+        reason: What is there, and what to do.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"value{self.path}: {self.reason}"
 
 
 # ---------------------------------------------------------------- what a task may raise

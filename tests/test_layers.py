@@ -14,19 +14,22 @@ LAYERS = (
     # the vocabulary: nothing of flowkit below it
     "exceptions states hooks",
     # values that know only words; pictures; how a function looks from outside
-    "retry events context registry engine.signature engine.condition engine.mapping "
+    "retry events context registry engine.signature engine.condition engine.mapping engine.forks "
     "render render._labels render._layout render.text render.mermaid render.dot render.report",
     # options are made of a retry policy and the words for triggers and events
     "options",
     # tasks and their edges (one unit, see UNITS); what is frozen, bound and given back
     "wiring task results engine engine.graph engine.binding engine.clock",
+    # what is kept between runs
+    "state state.disk state.locks state.codec state.digest state.fingerprint state.records state.store state.journal "
+    "state.face state.manager state.sqlite state.cache",
     # one run's decisions, without a clock or a thread
-    "engine.program engine.scheduler engine.attempt engine.loops engine.daemons engine.forks",
+    "engine.program engine.scheduler engine.attempt engine.loops engine.daemons",
     # where and how attempts run; watching for people
     "engine.workers engine.workers.inline engine.workers.threads engine.workers.coroutines "
     "engine.workers.processes engine.workers.child engine.workers.shipping engine.workers.wire engine.workers.remote "
     "engine.workers.foreign "
-    "engine.limits engine.items engine.calls engine.pools engine.settings "
+    "engine.limits engine.items engine.calls engine.pools engine.settings engine.checkpoint engine.plan "
     "engine.interrupt engine.announcer engine.cleanup logging progress",
     # one run, put together
     "engine.runner engine.callbacks engine.handle",

@@ -1,0 +1,1 @@
+"""What is kept between runs: results, checkpoints, and how they are told from stale ones."""
