@@ -49,6 +49,12 @@ from .exceptions import (
     RunCancelledError,
     RunTimeoutError,
     Skip,
+    StateCorruptError,
+    StateError,
+    StateLockedError,
+    StateSerializationError,
+    StateVersionError,
+    StateWriteError,
     TaskExecutionError,
     TaskNotFoundError,
     TaskResultError,
@@ -63,6 +69,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .logging import FlowkitLogger, LogLevel, configure_logging, get_logger
+    from .state import SQLiteStateStore, StateManager, TaskCache
 
 __version__ = "0.1.0"
 
@@ -91,8 +98,17 @@ __all__ = [
     "RunResult",
     "RunStarted",
     "RunTimeoutError",
+    "SQLiteStateStore",
     "Skip",
+    "StateCorruptError",
+    "StateError",
+    "StateLockedError",
+    "StateManager",
+    "StateSerializationError",
+    "StateVersionError",
+    "StateWriteError",
     "Task",
+    "TaskCache",
     "TaskCancelled",
     "TaskContext",
     "TaskExecutionError",
@@ -113,7 +129,10 @@ __all__ = [
     "task",
 ]
 
-_LAZY = dict.fromkeys(("FlowkitLogger", "LogLevel", "configure_logging", "get_logger"), "logging")
+_LAZY = {
+    **dict.fromkeys(("FlowkitLogger", "LogLevel", "configure_logging", "get_logger"), "logging"),
+    **dict.fromkeys(("SQLiteStateStore", "StateManager", "TaskCache"), "state"),
+}
 """Names that come from a module which is imported only when one of them is asked for."""
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any, Self, Unpack
 
     from .engine.graph import Graph
+    from .engine.plan import Plan
     from .engine.program import Program
     from .engine.runner import Run
     from .engine.settings import RunKeywords
@@ -218,9 +219,14 @@ class DAG:
             raise_on_failure: Whether failures raise (default), or only stand in the result.
             timeout: Seconds after which the run is cancelled.
             observers: Callables that get every event of the run.
+            state: A ``StateManager`` or ``SQLiteStateStore`` that keeps every result as it comes: before a task is told
+                to have succeeded, its result survives whatever ends the process.
+            resume: Whether results that are kept there are used again where they still fit; :meth:`plan` says which.
 
         Raises:
             DefinitionError: The graph or an argument is wrong; nothing has run.
+            StateLockedError: Another run of this DAG has the state.
+            StateWriteError: A result could not be stored; what was stored before is kept.
             NotPicklableError: A task is to run in a process, and its function or an input cannot be sent there;
                 nothing has run.
             TaskExecutionError: A task failed, with ``fail_fast=True``. ``.result`` has what the others gave.
@@ -284,7 +290,7 @@ class DAG:
         merged = merge(self._defaults, check_keywords(where, options))
         values = {**self._inputs, **_check_inputs(where, inputs)}
         program = self._program(values, merged.get("targets"))
-        settings = make_settings(merged, values, loop)
+        settings = make_settings(where, merged, values, loop)
         _check_limits(where, program, settings.limits)
         _check_processes(program, settings.kind, values)
         if program.has_callbacks:
@@ -292,6 +298,24 @@ class DAG:
         return Run(program, settings, copy_context()), merged.get("raise_on_failure", True)
 
     # ------------------------------------------------------------ looking
+
+    def plan(self, inputs: Mapping[str, Any] | None = None, **options: Unpack[RunKeywords]) -> Plan:
+        """Return what :meth:`run` with the same arguments would run, restore and skip, and why; nothing runs.
+
+        It takes it that what runs succeeds. Printed, it is a table, and lists what could change without being noticed.
+
+        Raises:
+            DefinitionError: The graph or an argument is wrong.
+            StateError: The state cannot be read.
+        """
+        from .engine.plan import make_plan  # noqa: PLC0415 - imports json and hashlib
+
+        where = self._where("plan")
+        merged = merge(self._defaults, check_keywords(where, options))
+        values = {**self._inputs, **_check_inputs(where, inputs)}
+        settings = make_settings(where, merged, values)
+        program = self._program(values, merged.get("targets"))
+        return make_plan(program, values, settings.state, resumes=settings.resume)
 
     def validate(
         self, inputs: Mapping[str, Any] | None = None, *, limits: Mapping[str, int] | None = None

@@ -458,15 +458,17 @@ class StateSerializationError(StateError, TypeError):
     Attributes:
         path: Where in the value, such as ``['x'][3]``; empty for the value itself.
         reason: What is there, and what to do.
+        what: What the value is, such as "task 'fetch': result".
     """
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
+    def __init__(self, path: str, reason: str, what: str = "value") -> None:
+        super().__init__(path, reason, what)
         self.path = path
         self.reason = reason
+        self.what = what
 
     def __str__(self) -> str:
-        return f"value{self.path}: {self.reason}"
+        return f"{self.what}{self.path}: {self.reason}"
 
 
 # ---------------------------------------------------------------- what a task may raise

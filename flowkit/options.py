@@ -46,7 +46,7 @@ class TaskOptions:
     """Every option of a task. Immutable by convention: tasks share it.
 
     Raises:
-        OptionError: A value is outside of its range, or its machinery is not part of this version.
+        OptionError: A value is outside of its range.
     """
 
     __slots__ = (
@@ -86,11 +86,11 @@ class TaskOptions:
         if uses is not None and (not isinstance(uses, str) or not uses):
             raise OptionError(f"{where}: uses={shown(uses)} must name a limit, as in run(limits={{'api': 4}}).")
         self.uses = uses
-        if persist is not True:
-            raise OptionError(f"{where}: persist={shown(persist)}: this version keeps no results; leave it out.")
+        if not isinstance(persist, bool):
+            raise OptionError(f"{where}: persist={shown(persist)} must be True or False.")
         self.persist = persist
-        if version is not None:
-            raise OptionError(f"{where}: version={shown(version)}: this version keeps no results; leave it out.")
+        if version is not None and (not isinstance(version, str) or not version):
+            raise OptionError(f"{where}: version={shown(version)} must be a string, such as '2'.")
         self.version = version
         self.on_success = _check_callable(where, "on_success", on_success)
         self.on_failure = _check_callable(where, "on_failure", on_failure)

@@ -51,6 +51,7 @@ class RunRecord:
         errors: The latest error of each id that had one.
         texts: That error in words.
         reasons: Why ids ended as they did, where the states of others do not say it.
+        restored: Where the result of an id came from that did not run, because a store had it.
         failures: Ids that failed, in the order in which they did.
         stop_reason: Why the run stopped early; empty if it did not.
         epoch: What the run's clock's zero is, in seconds since the epoch.
@@ -60,7 +61,7 @@ class RunRecord:
     __slots__ = (
         "abandoned_threads", "attempts", "count", "dag_name", "ended", "epoch", "errors", "failures", "finished_at",
         "first_started", "index", "is_cancelled", "is_fail_fast", "is_timed_out", "items", "names", "reasons",
-        "run_id", "started", "started_at", "state", "stop_reason", "texts", "upstream", "values", "workers",
+        "restored", "run_id", "started", "started_at", "state", "stop_reason", "texts", "upstream", "values", "workers",
     )  # fmt: skip
 
     def __init__(
@@ -91,6 +92,7 @@ class RunRecord:
         self.errors: dict[int, BaseException] = {}
         self.texts: dict[int, str] = {}
         self.reasons: dict[int, str] = {}
+        self.restored: dict[int, str] = {}
         self.failures: list[int] = []
         self.stop_reason = ""
         self.is_fail_fast = is_fail_fast
@@ -208,6 +210,8 @@ class RunRecord:
             copy.workers[position] = self.workers[i]
             copy.attempts[position] = self.attempts_of(i)
             copy.reasons[position] = self.reason_of(i)
+            if i in self.restored:
+                copy.restored[position] = self.restored[i]
             if i in self.first_started:
                 copy.first_started[position] = self.first_started[i]
             if i in self.errors:
@@ -295,7 +299,7 @@ class TaskRun:
 
     @property
     def restored(self) -> bool:
-        return False
+        return self._task in self._record.restored
 
     @property
     def reason(self) -> str:
@@ -508,19 +512,18 @@ class RunResult(Mapping[str, "Any"]):
         if record.is_cancelled:
             kind = RunTimeoutError if record.is_timed_out else RunCancelledError
             error = kind(record.dag_name, record.stop_reason)
-            error.result = self
-            raise error
-        if not record.failures:
+        elif not record.failures:
             return
-        if record.is_fail_fast:
+        elif record.is_fail_fast:
             error = self._failure(record.failures[0])
-            error.result = self
-            raise error from error.__cause__
-        failures = [self._failure(i) for i in record.failures]
-        count = plural(len(failures), "task")
-        error = DAGExecutionError(f"{count} of {record.dag_name!r} failed: {listing(self.failed)}", failures)
+        else:
+            failures = [self._failure(i) for i in record.failures]
+            count = plural(len(failures), "task")
+            error = DAGExecutionError(f"{count} of {record.dag_name!r} failed: {listing(self.failed)}", failures)
+        if record.abandoned_threads and record.stop_reason and not record.is_cancelled:
+            error.add_note(f"The run was stopped: {record.stop_reason}.")
         error.result = self
-        raise error
+        raise error from error.__cause__
 
     def _failure(self, i: int) -> TaskExecutionError:
         record = self._record
@@ -553,6 +556,8 @@ class RunResult(Mapping[str, "Any"]):
     def _headline(self) -> str:
         state = self._record.task_states
         counts = [f"{state.count(code)} {NAMES[code]}" for code in range(len(NAMES)) if state.count(code)]
+        restored = sum(i < self._record.count for i in self._record.restored)
+        counts += [f"{restored} of them restored"] if restored else []
         counted = ", ".join(counts) or "no tasks"
         left = self.abandoned_threads
         also = f"; {plural(left, 'thread')} abandoned" if left else ""
@@ -563,7 +568,7 @@ class RunResult(Mapping[str, "Any"]):
         return [
             (
                 name,
-                NAMES[record.state[i]],
+                "restored" if i in record.restored else NAMES[record.state[i]],
                 report.seconds(record.duration_of(i)) if record.started[i] else "",
                 str(record.attempts_of(i) or ""),
                 record.reason_of(i) or self._items_of(i),

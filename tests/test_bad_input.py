@@ -1365,8 +1365,7 @@ def test_a_fork_inside_of_a_task_leaves_the_run_to_the_parent(script, executor):
 
 # ---------------------------------------------------------------- what this version does not have
 
-NOT_YET_RUN = {"state": "state.json", "resume": True, "progress": True}
-NOT_YET_TASK = {"persist": False, "version": "2"}
+NOT_YET_RUN = {"progress": True}
 
 
 def refusal(name, refuse):
@@ -1378,12 +1377,35 @@ def refusal(name, refuse):
     [
         *[refusal(f"run({k}={v!r})", lambda k=k, v=v: alone(one).run(**{k: v})) for k, v in NOT_YET_RUN.items()],
         *[refusal(f"DAG({k}={v!r})", lambda k=k, v=v: DAG("etl", **{k: v})) for k, v in NOT_YET_RUN.items()],
-        *[refusal(f"Task({k}={v!r})", lambda k=k, v=v: Task("t", one, **{k: v})) for k, v in NOT_YET_TASK.items()],
     ],
 )
 def test_what_is_not_built_yet_is_refused_rather_than_ignored(refuse):
     with pytest.raises(OptionError, match=r"this version|must be one of"):
         refuse()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"state": "state.json"}, r"state='state.json' must be a StateManager or .* Write state=StateManager\('state"),
+        ({"state": Path("state.json")}, r"Write state=StateManager\('state.json'\)"),
+        ({"state": 3}, "state=3 must be a StateManager"),
+        ({"resume": "yes"}, "resume='yes' must be True or False"),
+        ({"resume": True}, r"resume=True needs a state"),
+    ],
+)
+def test_a_run_with_no_good_state_is_refused(options, text):
+    with pytest.raises(OptionError, match=text):
+        alone(one).run(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [({"persist": None}, "persist=None must be True or False"), ({"version": 2}, "version=2 must be a string")],
+)
+def test_an_option_about_kept_results_is_checked(options, text):
+    with pytest.raises(OptionError, match=text):
+        Task("t", one, **options)
 
 
 def test_flowkit_errors_are_the_only_ones_of_a_definition():

@@ -68,7 +68,7 @@ def test_repr_shows_the_name_and_the_tasks_it_was_given():
 @pytest.mark.parametrize("options", [
     {"executor": "threads"}, {"max_workers": 0}, {"max_workers": True}, {"timeout": 0}, {"timeout": -1},
     {"fail_fast": 1}, {"raise_on_failure": "no"}, {"limits": {"api": 0}}, {"observers": [3]},
-    {"state": "file.json"}, {"resume": True}, {"progress": True},
+    {"state": "file.json"}, {"resume": "yes"}, {"progress": True},
 ])  # fmt: skip
 def test_defaults_and_arguments_are_checked_alike(options):
     (name,) = options

@@ -22,6 +22,7 @@ LAYERS = (
     "wiring task results engine engine.graph engine.binding engine.clock",
     # what is kept between runs
     "state state.disk state.locks state.codec state.digest state.fingerprint state.records state.store state.journal "
+    "state.jsonfile state.scopes "
     "state.face state.manager state.sqlite state.cache",
     # one run's decisions, without a clock or a thread
     "engine.program engine.scheduler engine.attempt engine.loops engine.daemons",
@@ -29,7 +30,7 @@ LAYERS = (
     "engine.workers engine.workers.inline engine.workers.threads engine.workers.coroutines "
     "engine.workers.processes engine.workers.child engine.workers.shipping engine.workers.wire engine.workers.remote "
     "engine.workers.foreign "
-    "engine.limits engine.items engine.calls engine.pools engine.settings engine.checkpoint engine.plan "
+    "engine.limits engine.items engine.calls engine.pools engine.settings engine.history engine.checkpoint engine.plan "
     "engine.interrupt engine.announcer engine.cleanup logging progress",
     # one run, put together
     "engine.runner engine.callbacks engine.handle",

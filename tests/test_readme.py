@@ -32,7 +32,8 @@ def readme(monkeypatch):
     events.default_observers[:] = observers
 
 
-def test_every_example_runs_as_written(readme, capsys):
+def test_every_example_runs_as_written(readme, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     sources = blocks("python")
     assert len(sources) >= 6
     for source in sources:

@@ -14,6 +14,7 @@ from ..events import (
     RunStarted,
     TaskCancelled,
     TaskFailed,
+    TaskRestored,
     TaskSkipped,
     TaskSucceeded,
     TaskUpstreamFailed,
@@ -89,6 +90,9 @@ class Announcer:
         state, name, reason = record.state[i], record.names[i], record.reason_of(i)
         if state == SUCCEEDED:
             value = record.values[i]
+            if i in record.restored:
+                self._publish(TaskRestored, name, reason, value)
+                return
             self._publish(TaskSucceeded, name, reason, value, record.attempts_of(i), record.duration_of(i))
         elif state == FAILED:
             self._publish(TaskFailed, name, reason, record.errors[i], record.attempts_of(i), record.duration_of(i))

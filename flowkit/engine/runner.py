@@ -25,7 +25,15 @@ import time
 from collections import deque
 from queue import SimpleQueue
 
-from ..exceptions import FlowkitError, RunCancelledError, TaskTimeoutError, describe
+from ..exceptions import (
+    FlowkitError,
+    RunCancelledError,
+    StateError,
+    StateLockedError,
+    StateSerializationError,
+    TaskTimeoutError,
+    describe,
+)
 from ..results import RunRecord, RunResult
 from ..states import (
     ACCEPT_FAILURE,
@@ -33,6 +41,7 @@ from ..states import (
     FAILED,
     NONE_FAILED,
     PENDING,
+    SKIPPED,
     SUCCEEDED,
 )
 from . import forks
@@ -56,6 +65,7 @@ if TYPE_CHECKING:
     from contextvars import Context
     from typing import Any
 
+    from .checkpoint import Checkpoint
     from .clock import Clock
     from .program import Program
     from .settings import Settings
@@ -63,6 +73,8 @@ if TYPE_CHECKING:
 
 GRACE = 0.25
 """Seconds that running threads get to end after a cancel, before they are left behind."""
+_BETWEEN_TRIES = 0.01
+"""Seconds between two tries to get the state that another run has."""
 _MOMENT = 20e-6
 """Seconds between two tries to get the lock; the thread that has it wants the interpreter meanwhile."""
 MOST_ABANDONED = 8
@@ -124,17 +136,25 @@ class Run:
         self.start_coroutine, self.check_value = self.calls.start_coroutine, self.calls.check_value
         self.arguments_for, self.is_batchable = self.calls.arguments_for, self.calls.is_batchable
         self.task_of = self.calls.task_of
-        self.task_of_item: Callable[[int], int] | None = None if self._items is None else self._items.task_of
+        self._checkpoint: Checkpoint | None = None
+        keeps = settings.state is not None
+        self.task_of_item: Callable[[int], int] | None = None
+        if self._items is not None:
+            self.task_of_item = self._items.task_of
+        elif keeps:
+            self.task_of_item = _itself
         on_idle = None if isinstance(self._clock, RealClock) else self._wake
         self._pools = Pools(self, program.kinds(settings.kind), settings, on_idle)
         self._inline = self._pools.inline
-        self._walks = self._inline is not None and settings.pick is None and self._items is None
+        self._walks = self._inline is not None and settings.pick is None and self.task_of_item is None
         """Whether ids are taken in order, so that nothing has to be counted."""
         if self._inline is not None:
             self._limits = None  # one at a time is within any limit
-        is_uniform = self._limits is None and self._items is None and not self._pools.is_mixed
+        is_uniform = self._limits is None and self._items is None and not (self._pools.is_mixed or keeps)
         self.is_plain = is_uniform and not self._announcer.is_watched
         self.succeeded = self._succeeded_plainly if self.is_plain and not self._walks else self._succeeded
+        if keeps:
+            self.succeeded = self._succeeded_durably
 
     # ------------------------------------------------------------ the whole run, in the controlling thread
 
@@ -143,10 +163,11 @@ class Run:
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed twice.
-            FlowkitError: No thread could be started, or the process was forked.
+            FlowkitError: No thread could be started, the process was forked, or results cannot be stored.
         """
         forks.watch(self)
         with Interrupts(self._interrupted):
+            self._open_state()
             try:
                 self._begin()
                 self._go_on()
@@ -158,7 +179,42 @@ class Run:
             finally:
                 self.record.abandoned_threads += self._pools.close()
                 self._is_over = True
+                self._close_state()
             self._end()
+            if self._broken is not None:  # the state could not be closed
+                raise self._broken
+
+    def _open_state(self) -> None:
+        """Have what earlier runs have stored, if this run has a state, and let nobody else have it meanwhile."""
+        settings = self._settings
+        if settings.state is not None:
+            from .checkpoint import Checkpoint  # noqa: PLC0415 - few runs have a state, and it imports json
+
+            deadline = time.monotonic() + getattr(settings.state, "lock_timeout", 0.0)
+            while not (self._is_cancelled or self._interrupts):
+                try:
+                    self._checkpoint = Checkpoint(
+                        settings.state, self.program, settings.inputs, self.record, self.now, resumes=settings.resume
+                    )
+                except StateLockedError:
+                    if time.monotonic() >= deadline:
+                        raise
+                    time.sleep(_BETWEEN_TRIES)
+                else:
+                    return
+
+    def _close_state(self) -> None:
+        """Let others have the state; an error is kept for later, because the run itself has ended."""
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if checkpoint is None or self._is_forked:
+            return
+        try:
+            try:
+                checkpoint.write_notes()
+            finally:
+                checkpoint.close(RunResult(self.record).state)
+        except StateError as error:
+            self._broken = self._broken or error
 
     def _begin(self) -> None:
         record = self.record
@@ -176,6 +232,7 @@ class Run:
                 self._tell_decided()
                 ready = []
             ready = self._admit(ready)
+        self._tell()
         self._add(ready)
 
     def _go_on(self) -> None:
@@ -376,12 +433,14 @@ class Run:
                 elif not values:
                     self.record.items[i] = range(0)
                     ready = self._conclude_mapped(i)
+                    if not self.scheduler.remaining:
+                        self._wake()
                 else:
                     ids = items.add(i, values)
                     self.calls.add_items(i, len(ids))
                     self._pools.add_items(i, len(ids))
                     ready = self._admit(list(ids))
-        self._announcer.deliver()
+        self._tell()
         return ready
 
     def _conclude_item(self, i: int) -> list[int]:
@@ -401,7 +460,27 @@ class Run:
             record.errors[i] = error
         if state == SUCCEEDED:
             record.values[i] = values
+            if self._checkpoint is not None:
+                state = self._keep_mapped(self._checkpoint, i)
         return self._conclude(i, state)
+
+    def _keep_mapped(self, checkpoint: Checkpoint, i: int) -> int:
+        """Have the mapped task *i*, which has succeeded, kept; return the state in which it ends. Under the lock."""
+        record = self.record
+        try:
+            found = checkpoint.keep_mapped(i)
+            if found is not None:
+                record.restored[i] = record.reasons[i] = f"restored from run {found.run_id}"
+                record.forget_start(i)
+        except StateError as error:
+            self._broken = error
+            if self._timers.add(self.now(), self._halt_broken):
+                self._wake()
+            return CANCELLED
+        return SUCCEEDED
+
+    def _halt_broken(self) -> None:
+        self.cancel(str(self._broken))
 
     def _rule(self, i: int) -> int:
         return self.program.rules[i] if self.program.rules else NONE_FAILED
@@ -428,6 +507,20 @@ class Run:
         finally:
             lock.release()
 
+    def _succeeded_durably(self, worker: Worker, i: int, value: Any) -> list[int] | None:
+        """Store *value*, and only then take it."""
+        checkpoint = self._checkpoint
+        if checkpoint is not None:
+            try:
+                checkpoint.keep(i, value, lambda: worker.is_abandoned or self.record.state[i] != PENDING)
+            except StateSerializationError as error:  # the store is strict; the value is good all the same
+                self._break(error)
+            except (StateError, RuntimeWarning) as error:
+                if isinstance(error, StateError):
+                    self._break(error)
+                return self.failed(worker, i, error, may_retry=False)
+        return self._succeeded(worker, i, value)
+
     def _succeeded(self, worker: Worker, i: int, value: Any) -> list[int] | None:
         with self._lock:
             if worker.is_abandoned:
@@ -441,7 +534,7 @@ class Run:
                     ready = self._conclude_item(i)
                 else:
                     ready = self._conclude(i, SUCCEEDED)
-        self._announcer.deliver()
+        self._tell()
         return self._keep(worker, ready)
 
     def failed(
@@ -471,7 +564,7 @@ class Run:
             if worker.is_abandoned:
                 return None
             ready = self._take_outcome(i, outcome) if self.record.state[i] == PENDING else []
-        self._announcer.deliver()
+        self._tell()
         return self._keep(worker, ready)
 
     def _withdrawn(self, worker: Worker, i: int) -> list[int] | None:
@@ -485,7 +578,7 @@ class Run:
                 if not has_tried:
                     self.record.forget_start(i)
                 ready = self._conclude(i, CANCELLED if has_tried else self.scheduler.decide(i))
-        self._announcer.deliver()
+        self._tell()
         return self._keep(worker, ready)
 
     def _take_outcome(self, i: int, outcome: Outcome) -> list[int]:
@@ -529,6 +622,8 @@ class Run:
         if state == FAILED and i < record.count:
             record.failures.append(i)
         ready = self._finish(i, state)
+        if self._checkpoint is not None and state in (FAILED, SKIPPED):
+            self._checkpoint.note_end(i, state)
         self._announcer.task_ended(i)
         if state == FAILED and self._settings.fail_fast and not (self._is_failing or self._is_cancelled):
             self._is_failing = self.is_stopped = True
@@ -602,7 +697,7 @@ class Run:
             verdict = self.scheduler.decide(i)
             if verdict != START:
                 self._conclude(i, verdict)
-        self._announcer.deliver()
+        self._tell()
         return verdict == START
 
     def admits(self, i: int) -> bool:
@@ -610,7 +705,51 @@ class Run:
         return not self._is_cancelled and (not self._is_failing or self._rule(i) in ACCEPT_FAILURE)
 
     def _admit(self, ready: list[int]) -> list[int]:
-        return self._limits.admit(ready) if self._limits else ready
+        """Return which of *ready* may start: not what a store has the result of, nor what a limit holds. Locked."""
+        restored: list[int] = []
+        if self._checkpoint is not None:
+            ready, restored = self._restore(self._checkpoint, ready)
+        return restored + (self._limits.admit(ready) if self._limits else ready)
+
+    def _restore(self, checkpoint: Checkpoint, ready: Sequence[int]) -> tuple[list[int], list[int]]:
+        """End those of *ready* whose result is stored, and what follows.
+
+        Returns:
+            What has to run, and what became ready because mapped tasks ended, which was admitted already.
+        """
+        record = self.record
+        waiting = deque(ready)
+        left: list[int] = []
+        admitted: list[int] = []
+        while waiting:
+            i = waiting.popleft()
+            found = None if i in self.program.mapped or i in record.attempts else checkpoint.find(i)
+            if found is not None:
+                try:
+                    value = checkpoint.decode(found)
+                except StateError:  # it was stored where more could be read than here: then it runs
+                    found = None
+            if found is None:
+                left.append(i)
+                continue
+            checkpoint.take(i, found)
+            record.values[i] = value
+            record.restored[i] = record.reasons[i] = f"restored from run {found.run_id}"
+            waiting += self._finish(i, SUCCEEDED)
+            self._announcer.task_ended(i)
+            admitted += self._tell_decided(i)
+        if not self.scheduler.remaining:
+            self._wake()
+        return left, admitted
+
+    def _tell(self) -> None:
+        """Write down how tasks ended, and tell the observers. Not under the lock."""
+        if self._checkpoint is not None:
+            try:
+                self._checkpoint.write_notes()
+            except StateError as error:
+                self._break(error)
+        self._announcer.deliver()
 
     # ------------------------------------------------------------ what is due, in the controlling thread
 
@@ -657,7 +796,7 @@ class Run:
                 count = record.abandoned_threads
                 self._halt(f"{count} threads were abandoned in attempts that timed out", ready)
                 ready = []
-        self._announcer.deliver()
+        self._tell()
         self._add(ready)
 
     def _run_timed_out(self) -> None:
@@ -673,7 +812,7 @@ class Run:
                 return
             self.record.is_cancelled = True
             self._halt(reason, [])
-        self._announcer.deliver()
+        self._tell()
 
     def _halt(self, reason: str, ready: list[int]) -> None:
         """Let nothing start any more, *ready* included, and leave behind what still runs after the grace. Locked."""
@@ -702,7 +841,7 @@ class Run:
             self.scheduler.cancel_rest()
             self._tell_decided()
             self._wake()
-        self._announcer.deliver()
+        self._tell()
 
     def _interrupted(self) -> None:
         """Heed a Ctrl-C; runs as a signal handler, so it only leaves a note, unless the user's own code runs."""
@@ -735,6 +874,10 @@ class Run:
 
             self._rng = random.Random()  # noqa: S311 - jitter is no secret
         return self._rng
+
+
+def _itself(i: int) -> int:
+    return i
 
 
 def _acquire_without_queueing(lock: threading.Lock) -> None:

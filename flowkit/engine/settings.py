@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, TypedDict
 
     from ..events import Observer
+    from ..state.store import Store
     from .clock import Clock
 
     class RunKeywords(TypedDict, total=False):
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
         fail_fast: bool
         raise_on_failure: bool
         timeout: float | None
-        state: None
+        state: Store | None
         resume: bool
         progress: None
         observers: Iterable[Observer]
@@ -50,7 +51,7 @@ _KNOWN = frozenset({
     "executor", "max_workers", "targets", "limits", "fail_fast", "raise_on_failure", "timeout", "state", "resume",
     "progress", "observers", "_clock", "_rng", "_pick", "_start_method",
 })  # fmt: skip
-_NOT_YET = {"state": None, "resume": False, "progress": None}
+_NOT_YET = {"progress": None}
 _MOST_WORKERS = 10_000
 
 
@@ -69,13 +70,15 @@ class Settings:
         clock: The clock, None for the machine's.
         rng: Source of jitter, None for a new one.
         pick: With "sequential", chooses the next of the ready ids; None for generation order.
+        state: Where results are kept, None for nowhere.
+        resume: Whether results that are kept are used again.
         loop: The event loop for coroutines, which runs in another thread; None for one of the run's own.
         start_method: How processes are started, "forkserver" or "spawn"; None for what fits the platform.
     """
 
     __slots__ = (
-        "clock", "executor", "fail_fast", "inputs", "kind", "limits", "loop", "max_workers", "observers", "pick", "rng",
-        "start_method", "timeout",
+        "clock", "executor", "fail_fast", "inputs", "kind", "limits", "loop", "max_workers", "observers", "pick",
+        "resume", "rng", "start_method", "state", "timeout",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +96,8 @@ class Settings:
         pick: Callable[[Sequence[int]], int] | None = None,
         loop: AbstractEventLoop | None = None,
         start_method: str | None = None,
+        state: Store | None = None,
+        resume: bool = False,
     ) -> None:
         self.inputs = inputs
         self.executor = executor
@@ -107,6 +112,8 @@ class Settings:
         self.pick = pick
         self.loop = loop
         self.start_method = start_method
+        self.state = state
+        self.resume = resume
 
     def workers_of(self, kind: str) -> int | None:
         """Return the most workers of *kind* at once, None if nobody said."""
@@ -141,6 +148,10 @@ def check_keywords(where: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
         _check_max_workers(where, keywords["max_workers"])
     if keywords.get("timeout") is not None:
         check_seconds(where, "timeout", keywords["timeout"], above_zero=True)
+    if keywords.get("state") is not None:
+        _check_state(where, keywords["state"])
+    if not isinstance(keywords.get("resume", False), bool):
+        raise OptionError(f"{where}: resume={shown(keywords['resume'])} must be True or False.")
     for name in ("fail_fast", "raise_on_failure"):
         if not isinstance(keywords.get(name, True), bool):
             raise OptionError(f"{where}: {name}={shown(keywords[name])} must be True or False.")
@@ -161,6 +172,13 @@ def check_keywords(where: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
         if not callable(observer):
             raise OptionError(f"{where}: observer {shown(observer)} must be callable with one event.")
     return checked
+
+
+def _check_state(where: str, state: Any) -> None:
+    if isinstance(state, type) or not callable(getattr(state, "open_scope", None)):
+        is_path = isinstance(state, (str, os.PathLike))
+        hint = f" Write state=StateManager({str(state)!r})." if is_path else ""
+        raise OptionError(f"{where}: state={shown(state)} must be a StateManager or an SQLiteStateStore.{hint}")
 
 
 def _check_executor(where: str, executor: Any) -> None:
@@ -201,9 +219,15 @@ def merge(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
 
 
 def make_settings(
-    keywords: Mapping[str, Any], inputs: Mapping[str, Any], loop: AbstractEventLoop | None = None
+    where: str, keywords: Mapping[str, Any], inputs: Mapping[str, Any], loop: AbstractEventLoop | None = None
 ) -> Settings:
-    """Return the settings that *keywords*, checked and merged, ask for."""
+    """Return the settings that *keywords*, checked and merged, ask for.
+
+    Raises:
+        OptionError: One of them needs another one.
+    """
+    if keywords.get("resume") and keywords.get("state") is None:
+        raise OptionError(f"{where}: resume=True needs a state that results were kept in: state=StateManager('...').")
     most = keywords.get("max_workers") or {}
     return Settings(
         inputs=inputs,
@@ -218,4 +242,6 @@ def make_settings(
         pick=keywords.get("_pick"),
         loop=loop,
         start_method=keywords.get("_start_method"),
+        state=keywords.get("state"),
+        resume=keywords.get("resume", False),
     )

@@ -20,6 +20,7 @@ ROWS = {
     "coroutines": "coroutines",
     "mapped": "mapped",
     "workflows": "workflows",
+    "state": "state",
     "interrupt": "interrupt",
 }
 """What is typed → the module with ``run(quick)``."""

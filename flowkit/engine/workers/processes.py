@@ -205,6 +205,8 @@ class ProcessPool(ThreadPool):
         start_method: str | None = None,
     ) -> None:
         super().__init__(run, size, on_idle)
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            _refuse_to_start_in_startup()
         if os.getpid() != _pid or "forkserver" not in multiprocessing.get_all_start_methods():
             start_method = "spawn"
         start_method = start_method or "forkserver"
@@ -444,8 +446,6 @@ class ProcessPool(ThreadPool):
             self._end_process(worker)  # killed between two calls
         if self._broken is not None:
             raise self._broken(self._run.record.names[i])
-        if getattr(multiprocessing.current_process(), "_inheriting", False):
-            _refuse_to_start_in_startup()
         name = self._run.record.names[i]
         for left in reversed(range(_MOST_LAUNCHES)):
             try:
