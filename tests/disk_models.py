@@ -167,6 +167,10 @@ class PowerDisk(NoSyncDisk):
         self._names = {}
         self._syncs = 0
 
+    def fail_next_sync(self):
+        """Let the next sync fail."""
+        self._unsynced_at = self._syncs
+
     def open(self, path, flags):
         is_new = not os.path.exists(path)
         fd = super().open(path, flags)
@@ -379,7 +383,7 @@ class Session:
 
     def run(self, manager, scope, code, tasks):
         """Append a record for each of *tasks*, with a change of the cache in the middle."""
-        if not self._call("open_scope", self._open, manager, scope):
+        if not any(self._call("open_scope", self._open, manager, scope) for _ in range(2)):
             return
         if self._call("add_code", self._scope.add_code, code, CODES[code]):
             for place, (task, item) in enumerate(tasks):

@@ -45,7 +45,7 @@ def sealed(tree):
 
 
 def flips(data, number, seed=0):
-    """Yield *number* times *data* with one bit turned over, which differ; the last bits are among them."""
+    """Yield *data* with one bit turned over, *number* times or for each bit; those of the end are among them."""
     places = list(range(len(data) * 8))
     last, others = places[-40:], places[:-40]
     for place in last + random.Random(seed).sample(others, min(number - len(last), len(others))):
@@ -258,6 +258,8 @@ def test_a_journal_takes_keys_away_as_well():
 
 # ---------------------------------------------------------------- damaged files
 
+some_and_all = pytest.mark.parametrize("most", [300, pytest.param(10**9, marks=pytest.mark.soak)])
+
 VALUES = {"a": [1, 2.5, None], "b": "text", "c": ("tuple", b"bytes"), "é": {"x": {1, 2}}, "d": 10**30, "e": ""}
 TASKS = {"fetch": 1, "load": 2, "end": 5}
 EVERYTHING = (VALUES, {**TASKS, ("each", 0): 3, ("each", 1): 4}, {"c1", "c2"})
@@ -335,13 +337,14 @@ def check_mended(folder, damaged, found):
     assert kept <= set(damaged.values())
 
 
-def test_each_bit_turned_over_in_a_state_costs_an_entry_or_a_section_at_most(tmp_path):
+@pytest.mark.parametrize("most", [1_000, pytest.param(10**9, marks=pytest.mark.soak)])
+def test_each_bit_turned_over_in_a_state_costs_an_entry_or_a_section_at_most(tmp_path, most):
     data = reference(tmp_path / "state.json")
     starts = {number for number, line in enumerate(data.split(b"\n")) if line.rstrip(b",").endswith(b'"}')}
-    for number, (place, damaged) in enumerate(flips(data, 1_000)):
+    for number, (place, damaged) in enumerate(flips(data, most)):
         found, was_told = read_damaged(tmp_path / str(number), {"state.json": damaged})
-        assert found is not None
-        if not was_told:
+        if found is None or not was_told:
+            assert found is not None or place // 8 == data.index(b"1"), "only the version may look like another one"
             continue
         check_mended(tmp_path / str(number), {"state.json": damaged}, found)
         line = data[: place // 8].count(b"\n")
@@ -360,12 +363,6 @@ def test_a_state_cut_at_each_byte_keeps_the_whole_entries_before_it(tmp_path):
         assert sum(map(len, found)) >= min(whole, sum(map(len, EVERYTHING)))
         if was_told:
             check_mended(tmp_path / str(end), {"state.json": data[:end]}, found)
-
-
-@pytest.fixture
-def journals(monkeypatch):
-    """Have caches written with a journal."""
-    monkeypatch.setattr(jsonfile, "_SMALL", 0)
 
 
 @pytest.fixture
@@ -388,22 +385,24 @@ def files_with_journal(tmp_path, monkeypatch):
     return {name: (tmp_path / name).read_bytes() for name in ("state.json", "state.json.journal")}, caches
 
 
-def test_each_bit_turned_over_in_a_journal_makes_no_older_value_come_back(tmp_path, files_with_journal):
+@some_and_all
+def test_each_bit_turned_over_in_a_journal_makes_no_older_value_come_back(tmp_path, files_with_journal, most):
     """What the journal had replaced or deleted is not believed any more, even if nothing newer can be read."""
     files, _ = files_with_journal
-    for number, (_, damaged) in enumerate(flips(files["state.json.journal"], 1_000)):
+    for number, (_, damaged) in enumerate(flips(files["state.json.journal"], most)):
         damaged = {**files, "state.json.journal": damaged}
         found, was_told = read_damaged(tmp_path / str(number), damaged)
         if was_told:
             check_mended(tmp_path / str(number), damaged, found)
 
 
-def test_each_bit_turned_over_in_a_state_with_a_journal_makes_no_other_value(tmp_path, files_with_journal):
+@some_and_all
+def test_each_bit_turned_over_in_a_state_with_a_journal_makes_no_other_value(tmp_path, files_with_journal, most):
     files, _ = files_with_journal
-    for number, (_, damaged) in enumerate(flips(files["state.json"], 300)):
+    for number, (_, damaged) in enumerate(flips(files["state.json"], most)):
         damaged = {**files, "state.json": damaged}
         found, was_told = read_damaged(tmp_path / str(number), damaged)
-        if was_told:
+        if was_told and found is not None:
             check_mended(tmp_path / str(number), damaged, found)
 
 
@@ -443,13 +442,14 @@ def files_of_a_killed_run(tmp_path):
     return {name: (tmp_path / name).read_bytes() for name in ("state.json", journal.name)}, journal.name
 
 
+@some_and_all
 def test_each_bit_turned_over_in_the_journal_of_a_killed_run_makes_no_older_result_come_back(
-    tmp_path, files_of_a_killed_run
+    tmp_path, files_of_a_killed_run, most
 ):
     """The results of before that are replaced in the journal are missing then; the cache is untouched."""
     files, name = files_of_a_killed_run
     expected = (VALUES, {**EVERYTHING[1], "old": 93}, EVERYTHING[2])
-    for number, (_, damaged) in enumerate(flips(files[name], 1_000)):
+    for number, (_, damaged) in enumerate(flips(files[name], most)):
         folder = tmp_path / str(number)
         found, was_told = read_damaged(folder, {**files, name: damaged}, expected)
         assert found[0] == VALUES

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory, mkdtemp
 
 import pytest
 import resume_sketches
+import resume_tasks
 import test_map_model
 import test_model_process
 from hypothesis import HealthCheck, Phase, example, given, settings
@@ -110,6 +111,58 @@ def test_a_resumed_run_gives_what_a_fresh_run_gives_in_every_store(kind, history
 @soak
 def test_a_resumed_run_gives_what_a_fresh_run_gives_two_thousand_times(kind, history, rooms, part):
     check_history(history, rooms, kind, "thread")
+
+
+def check_tides(tides, rooms, kind="memory", executor="sequential"):
+    """Run rows (not kept) ─► each (mapped, when odd) ─► then (mapped) ─► total for each of *tides* on one store."""
+    tide = Log()  # counts by its type: where the rows come from nobody watches
+
+    def rows():
+        return tide.entries[-1]
+
+    def make():
+        graph = {"rows": "", "each": "rows", "then": "each", "total": "then"}
+        options = {"rows": {"func": rows, "persist": False}, "each": {"func": keep_one, "when": is_odd}}
+        return resume_tasks.build(graph, mapped=["each", "then"], func=keep_one, **options)
+
+    with TemporaryDirectory() as folder:
+        stores = Stores(kind, Path(folder))
+        for n, found in enumerate(tides):
+            tide.append(found)
+            room = rooms[n % len(rooms)]
+            if room is not None:
+                with suppress(StateWriteError):
+                    make().run(state=FullDisk(stores(), room), resume=True, executor=executor)
+            result = make().run(state=stores(), resume=True, executor=executor)
+            kept = [row if row % 2 else None for row in found]
+            assert dict(result) == {"rows": found, "each": kept, "then": kept, "total": kept}
+        stores.close()
+
+
+def keep_one(value):
+    return value
+
+
+def is_odd(row):
+    return row % 2 == 1
+
+
+TIDES = st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=1, max_size=6)
+
+
+@pytest.mark.parametrize("executor", ["sequential", "thread"])
+@given(tides=TIDES, rooms=ROOMS)
+@example([[1, 1, 0], [1, 0, 0]], [None])
+@examples(60)
+def test_items_of_rows_that_are_not_kept_are_those_of_a_fresh_run(executor, tides, rooms):
+    check_tides(tides, rooms, executor=executor)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(tides=TIDES, rooms=ROOMS)
+@soak
+def test_items_of_rows_that_are_not_kept_are_those_of_a_fresh_run_two_thousand_times(kind, tides, rooms, part):
+    check_tides(tides, rooms, kind, "thread")
 
 
 # ---------------------------------------------------------------- the reference model, and crashes

@@ -17,7 +17,7 @@ from .disk import Disk
 from .face import Cache, Entry
 from .jsonfile import JSONFile, parts_of
 from .records import CACHE
-from .scopes import FileScope, FileView, MemoryScope
+from .scopes import FileScope, FileView, MemoryRun, MemoryScope
 from .store import check_options
 
 TYPE_CHECKING = False
@@ -189,7 +189,7 @@ class StateManager(Cache):
         with self._lock:
             scope = self._scopes.setdefault(name, MemoryScope())
         scope.acquire(name)
-        return scope
+        return MemoryRun(scope)
 
     def read_scope(self, name: str) -> View:
         """Return what is kept of the DAG *name* without having it."""

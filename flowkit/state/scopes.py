@@ -150,6 +150,23 @@ class MemoryScope:
         """Keep what the fingerprint *code* is made of."""
         self.codes[code] = parts
 
-    def close(self, state: str, started_at: float, duration: float) -> None:
+    def release(self) -> None:
         """Let others have it."""
         self._free.release()
+
+
+class MemoryRun:
+    """The same while one run has it, as it was when that began; what it appends is in *scope* at once."""
+
+    def __init__(self, scope: MemoryScope) -> None:
+        self._scope = scope
+        self.tasks: Mapping[str, Record] = dict(scope.tasks)
+        self.items: Mapping[str, Mapping[int, Record]] = {name: dict(each) for name, each in scope.items.items()}
+        self.codes: Mapping[str, Mapping[str, str]] = dict(scope.codes)
+        self.last_number = scope.last_number
+        self.append = scope.append
+        self.add_code = scope.add_code
+
+    def close(self, state: str, started_at: float, duration: float) -> None:
+        """Let others have it."""
+        self._scope.release()

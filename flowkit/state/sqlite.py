@@ -849,9 +849,12 @@ class Database:
                 if os.name == "nt":  # where a file that is open cannot be renamed
                     old.close()
                 aside = _aside(self.path)
-                for suffix in ("", "-wal", "-shm"):
-                    if os.path.exists(self.path + suffix):
-                        attempt(self.path, "rename", os.replace, self.path + suffix, aside + suffix)
+                attempt(self.path, "rename", os.replace, self.path, aside)
+                if os.path.exists(f"{self.path}-wal"):
+                    attempt(self.path, "rename", os.replace, f"{self.path}-wal", f"{aside}-wal")
+                remove(Disk(), f"{self.path}-shm")  # which only says what is in the log
+                if not os.path.getsize(f"{aside}-wal"):
+                    remove(Disk(), f"{aside}-wal")
                 if kept[0] < 0:
                     remove(Disk(), new)
                     raise StateCorruptError(self.path, f"{damage} (it is now {aside})", 0)
