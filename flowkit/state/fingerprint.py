@@ -29,7 +29,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from enum import EnumMeta
 from types import BuiltinFunctionType, CodeType, FunctionType, GenericAlias, MethodType, ModuleType, UnionType
 
@@ -39,7 +39,7 @@ from .digest import a_value_of, attributes_of, digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from typing import Any
 
     Handler = tuple[int, int] | None
@@ -418,11 +418,13 @@ class _Reader:
         """Read *func*, which is the method *owner* of the class that is being read, if it is one."""
         pieces, scope, code = self._helper.pieces, func.__globals__, func.__code__
         defaults: dict[str, Any] = {}
+        changed: Collection[tuple[str, ...]] = ()
         if self._is_home(scope.get("__name__", "?")):
             found = self._cache.code(code)
+            changed = found.changed
             pieces.append([owner, found.digest])
             for chain in found.chains:
-                self._read_global(scope, chain)
+                self._read_global(scope, chain, changed)
             for level, module, names in found.imports:
                 if level or self._is_home(module):
                     path = "." * level + module
@@ -439,6 +441,8 @@ class _Reader:
         for name, value in _cells(func).items():
             if value is wrapped:
                 pieces.append(["closure", name, owner, "what it wraps"])
+            elif (f"free {name}",) in changed and type(value) in _CHANGEABLE:
+                self._note_changed(f"closure {name!r}", value)
             else:
                 self._add("closure", name, value, owner)
         if _is(wrapped, FunctionType) and self._is_home(_module_of(wrapped)) and id(wrapped) not in self._inside:
@@ -467,9 +471,22 @@ class _Reader:
             if not (functions or is_special or members is not None or _is_of_class(name, value)):
                 self._add("attribute", name, value, cls.__qualname__)
 
-    def _read_global(self, scope: dict[str, Any], chain: tuple[str, ...]) -> None:
-        """Read what *chain*, a global name and the attributes that are taken of it, stands for."""
+    def _note_changed(self, words: str, value: Any) -> None:
+        """Leave out the content of *value*, a list, say: the code changes it, so it is no input of the code."""
+        self._helper.pieces.append([words, "changes"])
+        kind = a_value_of(type(value))
+        self._helper.sentences.append(f"{words} ({kind}): the code changes it, so only its type counts")
+
+    def _read_global(self, scope: dict[str, Any], chain: tuple[str, ...], changed: Collection[tuple[str, ...]]) -> None:
+        """Read what *chain*, a global name and the attributes that are taken of it, stands for.
+
+        Args:
+            scope: The globals.
+            chain: The names.
+            changed: The chains whose end the code changes, if that is a container.
+        """
         path = name = chain[0]
+        length = 1
         if name not in scope or name in _OF_MODULES:
             return  # a builtin or nothing; or where the module is, not what it does. The bytecode has the name
         value, module = scope[name], scope.get("__name__", "?")
@@ -478,11 +495,17 @@ class _Reader:
             attribute = next(attributes, "")
             if attribute not in vars(value):
                 self._helper.pieces.append([path, _full_name(value)])
+                if self._is_home(value.__name__):
+                    self._helper.sentences.append(f"module {value.__name__!r} as a value: only its name counts")
                 return
             module, name, value = value.__name__, attribute, vars(value)[attribute]
             path = f"{path}.{name}"
+            length += 1
         if not self._is_home(module) and not self._leads_home(value):
             self._helper.pieces.append([path, f"{module}.{name}"])
+            return
+        if type(value) in _CHANGEABLE and chain[:length] in changed:
+            self._note_changed(f"global {path!r}", value)
             return
         key = ("global", str(module), name)
         piece = self._piece(value, key)
@@ -597,6 +620,13 @@ class _Reader:
 
 # ---------------------------------------------------------------- values and their names
 
+_CHANGEABLE = (list, dict, set, bytearray, deque, Counter, OrderedDict, defaultdict)
+_CHANGES = frozenset({
+    "[]=", "append", "appendleft", "extend", "extendleft", "insert", "add", "update", "setdefault", "pop", "popitem",
+    "popleft", "remove", "discard", "clear", "sort", "reverse", "subtract", "difference_update", "intersection_update",
+    "symmetric_difference_update", "rotate",
+})  # fmt: skip
+"""What code does with a container to change it."""
 _CONTAINERS = (dict, list, tuple, set, frozenset)
 _MOST_ITEMS = 1_000
 """Containers of more items are not searched for functions."""
@@ -1111,12 +1141,14 @@ class _Code:
     Attributes:
         digest: Equal for code that does the same.
         chains: The global names that it looks up, each with the attributes that it takes of it at once.
+        changed: The chains, of global names and of ``free ...`` names, whose end it changes if that is a container.
         imports: The modules that it imports: how many dots, the name, and the names that are taken of it, or None.
     """
 
-    __slots__ = ("_count", "_numbers", "_out", "chains", "digest", "imports")
+    __slots__ = ("_count", "_numbers", "_out", "chains", "changed", "digest", "imports")
 
     def __init__(self, code: CodeType) -> None:
+        self.changed: set[tuple[str, ...]] = set()
         self._out: list[Any] = []
         self._numbers: dict[Any, int] = {}
         """A number for each variable, by first appearance."""
@@ -1206,21 +1238,28 @@ class _Code:
             if name == "STORE_NAME":
                 stored.add(text)
             elif name in _LOADS_GLOBAL and text not in stored:
-                self.chains[text, *self._attributes(flow, i)] = None
+                self._note_chain(self.chains, (text, *self._attributes(flow, i)))
             elif name == "IMPORT_NAME":
                 dots, names = flow.keys[i - 2], flow.keys[i - 1]
                 level = code.co_consts[dots] if flow.names[i - 2] in opcodes.of_consts else dots
                 self.imports[level, text, code.co_consts[names]] = None
         elif name in opcodes.of_slots:
             out.append(number(key))
+            if name == "LOAD_DEREF" and type(free := variable(key)) is str:
+                self._note_chain({}, (free, *self._attributes(flow, i)))
         elif name == "SHUFFLE":
             for left, stores in key:
                 out += (left, None if stores is None else number(stores))
         else:
             out.append(key)
 
+    def _note_chain(self, chains: dict[tuple[str, ...], None], chain: tuple[str, ...]) -> None:
+        if chain[-1] in _CHANGES and len(chain) > 1:
+            self.changed.add(chain[:-1])
+        chains[chain[:-1] if chain[-1] == "[]=" else chain] = None
+
     def _attributes(self, flow: _Flow, i: int) -> list[str]:
-        """Return the attributes that are taken, one of the other, of what *i* loads."""
+        """Return the attributes that are taken, one of the other, of what *i* loads; "[]=" if an item of it is set."""
         opcodes = _opcodes()
         found = []
         while flow.next[i]:
@@ -1229,4 +1268,7 @@ class _Code:
             if name not in _LOADS_ATTRIBUTE:
                 break
             found.append(flow.code.co_names[flow.keys[i] >> opcodes.flags.get(name, 0)])
-        return found
+        after = flow.next[i][0] if flow.next[i] else i
+        name, key = flow.names[after] or "", flow.keys[after]
+        sets = name in ("STORE_SUBSCR", "DELETE_SUBSCR") or (name == "COPY" and key == 2)  # x[k] = v, del, x[k] += v
+        return [*found, "[]="] if sets else found

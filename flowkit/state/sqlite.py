@@ -62,7 +62,7 @@ from .store import Record, check_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from sqlite3 import Connection
     from typing import Any, Self, TypeVar
 
@@ -852,9 +852,9 @@ class Database:
                 attempt(self.path, "rename", os.replace, self.path, aside)
                 if os.path.exists(f"{self.path}-wal"):
                     attempt(self.path, "rename", os.replace, f"{self.path}-wal", f"{aside}-wal")
+                    if not os.path.getsize(f"{aside}-wal"):
+                        remove(Disk(), f"{aside}-wal")
                 remove(Disk(), f"{self.path}-shm")  # which only says what is in the log
-                if not os.path.getsize(f"{aside}-wal"):
-                    remove(Disk(), f"{aside}-wal")
                 if kept[0] < 0:
                     remove(Disk(), new)
                     raise StateCorruptError(self.path, f"{damage} (it is now {aside})", 0)
@@ -1123,13 +1123,14 @@ def _salvage(old: Connection, new: Connection, tables: Collection[str]) -> int:
         old.execute("SELECT name FROM sqlite_master").fetchall()
     except sqlite3.DatabaseError:
         return -1
-    for table in tables:
-        for direction in ("ASC", "DESC"):  # from both ends, as far as it can be read
-            with contextlib.suppress(sqlite3.DatabaseError):
-                for row in _rows(old, table, direction):
-                    if len(row) == _WIDTH[table] and _is_whole(table, row):
-                        new.execute(_INSERT[table], row)
-                break
+    for table in sorted(_HAVE_ID.intersection(tables)):
+        _copy(_walk(old, table), new, table)
+    for table, query in _NAMED.items():
+        if table in tables:
+            where = " AND ".join(f"{column} = ?" for column in _KEYS[table])
+            for key in new.execute(query).fetchall():
+                with contextlib.suppress(sqlite3.DatabaseError):
+                    _copy(old.execute(f"SELECT * FROM {table} WHERE {where}", key), new, table)  # noqa: S608
     new.execute(
         "DELETE FROM latest WHERE NOT EXISTS (SELECT 1 FROM task_states s WHERE s.id = latest.id "
         "AND s.dag = latest.dag AND s.task = latest.task AND s.number = latest.number)"
@@ -1138,7 +1139,56 @@ def _salvage(old: Connection, new: Connection, tables: Collection[str]) -> int:
     return int(count)
 
 
-def _rows(connection: Connection, table: str, direction: str = "ASC") -> Iterator[Row]:
+_NAMED = {
+    "latest": "SELECT DISTINCT dag, task, ifnull(item, -1) FROM task_states",
+    "codes": "SELECT DISTINCT dag, code FROM task_states",
+    "dags": "SELECT dag FROM task_states UNION SELECT dag FROM runs",
+}
+"""What gives the keys of the rows of a table that has no ids."""
+
+
+def _copy(rows: Iterable[Row], new: Connection, table: str) -> None:
+    for row in rows:
+        if len(row) == _WIDTH[table] and _is_whole(table, row):
+            new.execute(_INSERT[table], row)
+
+
+def _walk(connection: Connection, table: str) -> Iterator[Row]:
+    """Yield the rows of *table*, by their ids, and step over what cannot be read."""
+    query = f"SELECT * FROM {table} NOT INDEXED WHERE id > ? ORDER BY id LIMIT 1"  # noqa: S608 - a name of ours
+
+    def look(after: int) -> Row | None:
+        """Return the next row; one that is empty if that cannot be read, None if there is none."""
+        try:
+            row: Row | None = connection.execute(query, (after,)).fetchone()
+        except sqlite3.DatabaseError:
+            return ()
+        return row
+
+    after, last = -(1 << 63), (1 << 63) - 1
+    while True:
+        row = look(after)
+        if row == ():  # look further and further away, and then for the first id from which on there is something
+            low, step = after, 1
+            while row == ():
+                if after + step > last:
+                    return
+                low, high = max(low, after + step // 2), after + step
+                row, step = look(high), 2 * step
+            while high - low > 1:
+                middle = (low + high) // 2
+                found = look(middle)
+                if found == ():
+                    low = middle
+                else:
+                    high, row = middle, found
+        if not row or row[0] <= after:
+            return
+        yield row
+        after = row[0]
+
+
+def _rows(connection: Connection, table: str) -> Iterator[Row]:
     """Yield the rows of *table*, by the tree that holds them."""
-    order = ", ".join(f"{column} {direction}" for column in _KEYS[table])
+    order = ", ".join(_KEYS[table])
     yield from connection.execute(f"SELECT * FROM {table} NOT INDEXED ORDER BY {order}")  # noqa: S608 - names of ours
