@@ -29,7 +29,7 @@ from flowkit import DAG, Event, StateManager, Task, TaskRestored, TaskSucceeded,
 STDLIB = Path(sysconfig.get_path("stdlib")).resolve()
 LEFT_OUT = {"site-packages", "test", "idlelib", "turtledemo", "lib2to3", "__pycache__", "pydoc_data"}
 PACKAGES = 32
-MOST_FILES = 12
+MOST_FILES = 40
 """Files that are read of each package."""
 
 

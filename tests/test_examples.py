@@ -504,3 +504,26 @@ def test_report_page_is_well_formed_and_complete(ran):
     assert tags.open == []
     assert re.findall(r"<h2>(.*?)</h2>", page) == list(sections_of(printed))
     assert page.count("<tr>") > 200
+
+
+# ---------------------------------------------------------------- resume_example
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9")
+def test_a_survey_that_was_killed_goes_on_and_gives_the_same(tmp_path, ran):
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "resume_example.py"), str(tmp_path / "output")]
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    with subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, encoding="utf-8") as first:
+        done = []
+        for line in first.stdout:
+            done += re.findall(r"done      (survey \w+)", line)
+            if len(done) == 4:
+                first.kill()
+    printed = run_example("resume_example", tmp_path, tmp_path / "output")
+    restored = re.findall(r"restored  (survey \w+)", printed)
+    assert set(done) <= set(restored)
+    assert not set(restored) & set(re.findall(r"done      (survey \w+)", printed))
+    assert "survey" in re.search(r"  (.*): never finished", printed)[1]
+    whole, output = ran("resume_example")
+    assert "restored" not in whole
+    assert (tmp_path / "output" / "packages.tsv").read_text() == (output / "packages.tsv").read_text()
