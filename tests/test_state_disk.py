@@ -272,7 +272,7 @@ def cut_power(folder, session, *, keeps, since=0):
     moments = iter([*session.moments, (len(session.disk.effects) + 1, {}, {})])
     at = (0, {}, {})
     then = next(moments)
-    for done, left in after_power_cuts(session.disk.effects):
+    for done, left in after_power_cuts(session.disk.effects, all_of=8 if keeps else 6):
         while then[0] <= done:
             at, then = then, next(moments)
         if done < since:
@@ -741,6 +741,18 @@ def test_a_lock_file_without_an_owner_is_no_lock(tmp_path):
     (tmp_path / "state.json.lock").write_bytes(b"anything")
     manager.open_scope("etl", "run").close("succeeded", 1.0, 1.0)
     assert files(tmp_path) == ["state.json"]
+
+
+def test_a_scope_that_is_closed_twice_takes_nothing_from_the_next_run(tmp_path):
+    path = tmp_path / "state.json"
+    first = StateManager(path).open_scope("etl", "run")
+    first.close("succeeded", 1.0, 1.0)
+    second = StateManager(path).open_scope("etl", "run")
+    second.append("fetch", record(1))
+    first.close("succeeded", 1.0, 1.0)
+    second.append("load", record(2))
+    assert StateManager(path).read_scope("etl").tasks == {"fetch": record(1), "load": record(2)}
+    second.close("succeeded", 1.0, 1.0)
 
 
 def read_while_running(peer, folder, runs):

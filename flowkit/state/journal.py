@@ -90,9 +90,10 @@ class Journal:
 
     def close(self) -> None:
         """Close the file."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        with self._lock:  # nobody writes to a number that may be another file's by then
+            fd, self._fd = self._fd, -1
+            if fd >= 0:
+                os.close(fd)
 
 
 def head_of(name: str, journal_id: str) -> bytes:

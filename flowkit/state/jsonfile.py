@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from ..engine import forks
 from ..exceptions import StateError, StateWriteError
 from . import records
-from .disk import make_folder, remove, replace_file
+from .disk import attempt, make_folder, remove, replace_file
 from .journal import HEADS, Journal, deletion, is_folded, note_of, replay
 from .locks import FileLock
 from .records import CACHE
@@ -259,6 +259,8 @@ class JSONFile:
         replace_file(self.disk, self.path, data)
         if has_journal:
             remove(self.disk, self._cache_journal)
+            if self.syncs:  # or it could come back beside a snapshot that has forgotten it
+                attempt(self.path, "sync the folder of", self.disk.fsync_dir, os.path.dirname(self.path))
         self._head, self._size, self._journal_size = _head(data), len(data), -1
         self._has_failed = False
         self._stamps, self._is_young = [_stamp(self.path), _stamp(self._cache_journal)], True

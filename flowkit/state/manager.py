@@ -79,7 +79,7 @@ class StateManager(Cache):
         if self.storage_path is not None:
             if self._pickles:
                 check_private("StateManager", self.storage_path)
-            self._file = JSONFile(str(self.storage_path), _disk or Disk(), syncs=durability == "power")
+            self._file = JSONFile(os.path.realpath(self.storage_path), _disk or Disk(), syncs=durability == "power")
 
     def __repr__(self) -> str:
         where = "in-memory" if self.storage_path is None else repr(self.storage_path.name)

@@ -220,7 +220,9 @@ def _is_ours(found: dict[str, Any], *, is_sealed: bool) -> bool:
 
 
 def _is_cached(entry: Any) -> bool:
-    return isinstance(entry, dict) and "value" in entry and isinstance(entry.get("timestamp"), (int, float))
+    if not isinstance(entry, dict) or "value" not in entry or not isinstance(entry.get("metadata") or {}, dict):
+        return False
+    return isinstance(entry.get("timestamp"), (int, float)) and isinstance(entry.get("ttl") or 0, (int, float))
 
 
 def _completed(entry: dict[str, Any]) -> dict[str, Any]:

@@ -73,6 +73,7 @@ class FileScope(FileView):
         self._journal: Journal
         self._lock, self._journal, known = file.open_scope(name)
         super().__init__(name, {section: dict(entries) for section, entries in known.items()})
+        self._is_closed = False
         self._new: Sections = {section: {} for section in self._names.values()}
 
     @cached_property
@@ -97,7 +98,10 @@ class FileScope(FileView):
             self._new[section][code] = entry
 
     def close(self, state: str, started_at: float, duration: float) -> None:
-        """Fold the journal into the file, and let others have the scope."""
+        """Fold the journal into the file, and let others have the scope; nothing if that was done."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         try:
             self._journal.close()
             known = {name: self._sections.get(name, {}) | self._new[name] for name in self._names.values()}
