@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import datetime as dt
 import decimal
+import dis
 import enum
 import fractions
 import http
@@ -396,7 +397,7 @@ def test_the_same_value_is_the_same_text(value):
         ({"rows": [1, -2.5, None, True], "ä": {"b": "x\ny"}}, '{"rows":[1,-2.5,null,true],"ä":{"b":"x\\ny"}}'),
         ("😀", '"😀"'),
         ((1, [2]), '{"$tuple":[1,[2]]}'),
-        ({3, 1, 2}, '{"$set":[1,2,3]}'),
+        ({10, 9, 8}, '{"$set":[8,9,10]}'),
         (frozenset({"b", "a"}), '{"$frozenset":["a","b"]}'),
         (b"abc", '{"$bytes":"YWJj"}'),
         ({1: "a"}, '{"$dict":[[1,"a"]]}'),
@@ -444,6 +445,13 @@ def test_shared_values_become_copies():
     back = there_and_back([row, row, (row,)])
     assert back == [[1], [1], ([1],)]
     assert back[0] is not back[1]
+
+
+def test_a_value_that_is_there_often_does_not_contain_itself():
+    for shared in ([(1,)], ((1,),), {"a": (1,)}, {1: (1,)}, Order(1, (1,)), Point((1,)), collections.deque([(1,)])):
+        value = [shared] * 300
+        assert there_and_back(value) == value
+        assert there_and_back({"a": shared, "b": {"c": shared}}) == {"a": shared, "b": {"c": shared}}
 
 
 def test_what_is_encoded_is_not_touched():
@@ -783,7 +791,7 @@ def package(tmp_path, monkeypatch):
     models = "import dataclasses\n@dataclasses.dataclass\nclass Row:\n    a: int\n"
     for name, text in {
         "__init__": "",
-        "tasks": "from decimal import *\nfrom types import SimpleNamespace\n",
+        "tasks": "from decimal import *\nfrom types import SimpleNamespace\nfrom dis import Positions\n",
         "models": models,
         "__main__": models,
     }.items():
@@ -809,6 +817,20 @@ def test_a_module_that_is_allowed_is_imported(package):
     row = Codec(modules=["evil.tasks"]).decode('{"$object":["evil.models:Row",{"a":1}]}')
     assert (type(row).__module__, row.a) == ("evil.models", 1)
     assert package == ["evil", "evil.models"]
+
+
+def test_a_named_tuple_that_an_allowed_module_has_imported_is_refused(package):
+    """evil.tasks has the class dis.Positions, which nobody registered."""
+    codec = Codec(modules=["evil.tasks"])
+    fields = {"lineno": 1, "end_lineno": 1, "col_offset": 1, "end_col_offset": 1}
+    assert "which has no such class" in reading_is_refused(
+        json.dumps({"$named": ["evil.tasks:Positions", fields]}), codec
+    )
+    register(dis.Positions)
+    try:
+        assert codec.decode(json.dumps({"$named": ["dis:Positions", fields]})) == dis.Positions(1, 1, 1, 1)
+    finally:
+        del flowkit.state.codec._registered["dis:Positions"]
 
 
 def test_the_main_program_of_a_package_is_not_run(package):
@@ -980,6 +1002,7 @@ def test_a_zone_of_a_file_is_refused_whatever_it_is_called():
     zone = zoneinfo.ZoneInfo.from_file(io.BytesIO(data), key="Europe/Berlin")
     expected = "a ZoneInfo of a file of its own has no name to be found by; use ZoneInfo(key)"
     assert refusal([zone]) == ("[0]", expected)
+    assert refusal([dt.datetime(2024, 1, 1, tzinfo=zone)]) == ("[0].tzinfo", expected)
     with pytest.raises(StateSerializationError, match="has no name to be found by"):
         digest(zone)
 

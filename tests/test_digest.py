@@ -371,6 +371,10 @@ def test_any_depth_has_a_digest():
     assert digest(nested(100_000, 1)) != digest(nested(100_000, 2))
 
 
+def test_any_number_of_sets_beside_each_other_has_a_digest():
+    assert digest({frozenset({(n, ())}) for n in range(200)})
+
+
 def test_sets_in_sets_are_refused_before_python_refuses_them():
     value = frozenset()
     for _ in range(500):
@@ -541,6 +545,13 @@ def test_a_long_path_is_shortened():
     for n in range(100):
         value = [value] if n else {"x": value}
     assert refusal(value)[0] == "[0][0][0][0][0][0]...[0][0][0][0][0]['x']"
+
+
+def test_a_path_of_twelve_steps_is_shown_whole():
+    value = Client()
+    for _ in range(12):
+        value = [value]
+    assert refusal(value)[0] == "[0]" * 12
 
 
 def test_local_functions_of_the_same_name_are_refused():

@@ -313,11 +313,11 @@ def test_a_restored_result_is_still_there_after_many_resumes(store):
     assert result.tasks["a"].reason == f"restored from run {first.run_id}"
 
 
-def test_long_chains_are_restored(store):
+def test_long_chains_are_restored(memory):
     """t0 ─► t1 ─► ... ─► t2999"""
     names = [f"t{n}" for n in range(3000)]
     graph = dict(zip(names, ["", *names], strict=False))
-    result = again(graph, store, func=keep)
+    result = again(graph, memory, func=keep)
     assert len(restored(result)) == 3000
 
 
@@ -1340,6 +1340,21 @@ def test_an_item_that_is_skipped_now_runs_what_is_below_again(store):
 
 def is_odd(row):
     return row % 2 == 1
+
+
+@pytest.mark.parametrize("before", [5, 4], ids=["was there", "was skipped"])
+@pytest.mark.parametrize("now", [7, 6], ids=["is there", "is skipped"])
+def test_a_crash_after_an_item_that_changed_does_not_hide_the_change(store, before, now):
+    """rows (persist=False) ─► each (mapped, when odd) ─► total; item 1 changes, and its record is the last there is"""
+    def make(row):
+        return mapped(rows={"persist": False, "version": "1", "func": rows_of(1, row, 2)}, each={"when": is_odd})
+
+    run(make(before), store(), executor="sequential")
+    with pytest.raises(StateWriteError):
+        run(make(now), FullDisk(store(), 1), executor="sequential")
+    result = run(make(now), store(), executor="sequential")
+    assert result["each"] == ["each[0](1)", f"each[1]({now})" if now % 2 else None, None]
+    assert result["total"] == f"total({result['each']})"
 
 
 def test_a_mapped_task_that_is_not_kept_runs_in_every_run(store):

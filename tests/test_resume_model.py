@@ -6,7 +6,7 @@ run goes on as if the process had died there. Whatever was announced before is *
 
 import signal
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
@@ -68,8 +68,7 @@ class Log:
 
 def check_history(history, rooms, kind="memory", executor="sequential"):
     """Run each graph of *history* on one store, crashing where *rooms* says so, and compare with a fresh run."""
-    with TemporaryDirectory() as folder:
-        stores = Stores(kind, Path(folder))
+    with TemporaryDirectory() as folder, closing(Stores(kind, Path(folder))) as stores:
         for n, (sketches, inputs) in enumerate(history):
             fresh = resume_sketches.build(sketches).run(inputs, executor="sequential")
             dag = resume_sketches.build(sketches)
@@ -82,7 +81,6 @@ def check_history(history, rooms, kind="memory", executor="sequential"):
             assert {name: own.state for name, own in result.tasks.items()} == {
                 name: own.state for name, own in fresh.tasks.items()
             }
-        stores.close()
 
 
 ROOMS = st.lists(st.one_of(st.none(), st.integers(0, 12)), min_size=1, max_size=4)
@@ -94,14 +92,14 @@ UNKEPT = [Sketch(name, persists=False) for name in ("t0", "t1")]
 @given(history=resume_sketches.histories(), rooms=ROOMS)
 @example([([*UNKEPT, Sketch("t2", ("t0", "t1"))], None), ([*UNKEPT, Sketch("t2", ("t1", "t0"))], None)], [None])
 @example([([Sketch("t0", is_mapped=True)], {"row": (1, 2)}), ([Sketch("t0", is_mapped=True)], {"row": (1, 3)})], [None])
-@examples(100)
+@examples(60)
 def test_a_resumed_run_gives_what_a_fresh_run_gives_whatever_changed(executor, history, rooms):
     check_history(history, rooms, executor=executor)
 
 
 @pytest.mark.parametrize("kind", ["json", "sqlite"])
 @given(history=resume_sketches.histories(), rooms=ROOMS)
-@examples(15)
+@examples(10)
 def test_a_resumed_run_gives_what_a_fresh_run_gives_in_every_store(kind, history, rooms):
     check_history(history, rooms, kind)
 
@@ -125,8 +123,7 @@ def check_tides(tides, rooms, kind="memory", executor="sequential"):
         options = {"rows": {"func": rows, "persist": False}, "each": {"func": keep_one, "when": is_odd}}
         return resume_tasks.build(graph, mapped=["each", "then"], func=keep_one, **options)
 
-    with TemporaryDirectory() as folder:
-        stores = Stores(kind, Path(folder))
+    with TemporaryDirectory() as folder, closing(Stores(kind, Path(folder))) as stores:
         for n, found in enumerate(tides):
             tide.append(found)
             room = rooms[n % len(rooms)]
@@ -136,7 +133,6 @@ def check_tides(tides, rooms, kind="memory", executor="sequential"):
             result = make().run(state=stores(), resume=True, executor=executor)
             kept = [row if row % 2 else None for row in found]
             assert dict(result) == {"rows": found, "each": kept, "then": kept, "total": kept}
-        stores.close()
 
 
 def keep_one(value):
@@ -153,7 +149,7 @@ TIDES = st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=1, max_size=6
 @pytest.mark.parametrize("executor", ["sequential", "thread"])
 @given(tides=TIDES, rooms=ROOMS)
 @example([[1, 1, 0], [1, 0, 0]], [None])
-@examples(60)
+@examples(40)
 def test_items_of_rows_that_are_not_kept_are_those_of_a_fresh_run(executor, tides, rooms):
     check_tides(tides, rooms, executor=executor)
 
@@ -262,13 +258,11 @@ def crash_and_resume(kind, executor, plans, unkept, seed, crashes):
         dag = build(plans, unkept, clock, Log())
         run_once(dag, executor, seed + n, state, [observer], clock, fail_fast=fail_fast)
 
-    with TemporaryDirectory() as folder:
-        first = Stores(kind, Path(folder))
+    with TemporaryDirectory() as folder, closing(Stores(kind, Path(folder))) as first:
         stores = crash_again_and_again(first, crashes, run, life.hear)
         records = open_store(stores).read_scope("random").tasks
         assert life.acknowledged - life.unkept <= records.keys()
         check_last_run(open_store(stores), executor, plans, unkept, seed, life)
-        first.close()
 
 
 def crash_again_and_again(stores, crashes, run, hear):
@@ -344,14 +338,14 @@ TEARDOWN = [
 @pytest.mark.parametrize("executor", EXECUTORS)
 @given(**any_life)
 @example(plans=TEARDOWN, unkept=frozenset([1]), seed=0, crashes=[("disk", 30, False)])
-@examples(60)
+@examples(50)
 def test_a_run_that_crashed_ends_as_if_it_had_not(executor, plans, unkept, seed, crashes):
     crash_and_resume("memory", executor, plans, unkept, seed, crashes)
 
 
 @pytest.mark.parametrize(("kind", "executor"), [("json", "thread"), ("json", "fuzzed"), ("sqlite", "thread")])
 @given(**any_life)
-@examples(12)
+@examples(8)
 def test_a_run_that_crashed_ends_as_if_it_had_not_in_every_store(kind, executor, plans, unkept, seed, crashes):
     crash_and_resume(kind, executor, plans, unkept, seed, crashes)
 
@@ -382,13 +376,11 @@ def crash_and_resume_mapped(kind, executor, plans, seed, crashes):
         dag = test_map_model.build(plans, clock, log or Log())
         return run_once(dag, executor, seed + n, state, [observer], clock, fail_fast=fail_fast)
 
-    with TemporaryDirectory() as folder:
-        first = Stores(kind, Path(folder))
+    with TemporaryDirectory() as folder, closing(Stores(kind, Path(folder))) as first:
         stores = crash_again_and_again(first, crashes, run, hear)
         log = Log()
         before = set(acknowledged)
         result = run(open_store(stores), hear, 0, False, log)
-        first.close()
     found = test_map_model.records(result)
     assert {name: (own.state, own.value) for name, own in found.items()} == {
         name: (state, value) for name, (state, _, value) in test_map_model.predict(plans).items()
@@ -417,7 +409,7 @@ def test_a_run_of_mapped_tasks_that_crashed_ends_as_if_it_had_not(executor, plan
 
 @pytest.mark.parametrize("kind", ["json", "sqlite"])
 @given(**any_mapped_life)
-@examples(10)
+@examples(7)
 def test_a_run_of_mapped_tasks_that_crashed_ends_as_if_it_had_not_in_every_store(kind, plans, seed, crashes):
     crash_and_resume_mapped(kind, "thread", plans, seed, crashes)
 
@@ -440,8 +432,7 @@ def crash_and_resume_in_processes(several, room):
     plans = test_model_process.union(several)
     life = Life(plans, ())
     options = {"executor": "process", "max_workers": 2, "fail_fast": False, "resume": True, "raise_on_failure": False}
-    with TemporaryDirectory() as folder:
-        stores = Stores("json", Path(folder))
+    with TemporaryDirectory() as folder, closing(Stores("json", Path(folder))) as stores:
         with suppress(StateWriteError):
             test_model_process.build(plans).run(state=FullDisk(stores(), room), observers=[life.hear], **options)
         expected = life.restorable(stores().read_scope("random").tasks)
