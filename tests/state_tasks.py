@@ -16,7 +16,17 @@ import time
 import warnings
 import zlib
 
-from flowkit import DAG, StateLockedError, StateWriteError, Task, TaskRestored, TaskSucceeded, chain, current_context
+from flowkit import (
+    DAG,
+    Skip,
+    StateLockedError,
+    StateWriteError,
+    Task,
+    TaskRestored,
+    TaskSucceeded,
+    chain,
+    current_context,
+)
 from flowkit import state as stores
 
 STARTS = "FLOWKIT_TEST_STARTS"
@@ -110,6 +120,31 @@ def layered(job):
     return list(tasks.values())
 
 
+def mix_or_skip(*values):
+    """The same, but skip one time out of five."""
+    value = mix(*values)
+    if zlib.crc32(repr(text_of(value)).encode()) % 5 == 0:
+        raise Skip("by chance")
+    return value
+
+
+def is_kept(job, name):
+    """Return whether the result of the task *name* is to be kept."""
+    return job["shape"] != "patchy" or zlib.crc32(name.encode()) % 10 > 0
+
+
+def patchy(job):
+    """Return a random graph in which tasks are skipped, run all the same, or are not kept."""
+    rng = random.Random(job["seed"])
+    tasks = {}
+    for name, above in draw_graph(job["seed"], job["size"]).items():
+        rule = rng.choice(["none_failed", "one_success", "all_done"]) if above else "none_failed"
+        tasks[name] = Task(name, mix_or_skip, trigger=rule, persist=is_kept(job, name))
+        if above:
+            [tasks[other] for other in above] >> tasks[name]
+    return list(tasks.values())
+
+
 # ---------------------------------------------------------------- other graphs
 
 
@@ -161,6 +196,21 @@ def held(job):
     is_async = job["executor"] == "async"
     quick = [Task(f"t{n}", mix_async if is_async else mix) for n in range(10)]
     return [quick >> Task("hold", hold_async if is_async else hold) >> Task("after", mix)]
+
+
+def fork(*values):
+    """Leave a child behind that outlives us by far."""
+    note_start("fork")
+    if os.fork() == 0:
+        time.sleep(A_MINUTE)
+        os._exit(0)
+    return len(values)
+
+
+def forked(job):
+    """t0 .. t9 ─► fork ─► hold ─► after"""
+    quick = [Task(f"t{n}", mix) for n in range(10)]
+    return [quick >> Task("fork", fork) >> Task("hold", hold) >> Task("after", mix)]
 
 
 def exit_at_once(*values):

@@ -352,6 +352,23 @@ def test_items_may_be_anything(items):
     assert over(items, lambda item: [item]).run()["process"] == [[item] for item in items]
 
 
+def test_a_mapped_task_that_waits_while_another_stops_the_run_is_started_once(quick_executor):
+    """source ─► refused (mapped over 3, fails) and source ─► each (mapped, all_done): both become ready at once"""
+    called, read = [], []
+
+    class Rows(list):
+        def __iter__(self):
+            read.append(self)
+            return super().__iter__()
+
+    source = Task("source", lambda: Rows([1, 2]))
+    refused = source >> Task("refused", lambda source, number: pytest.fail("called")).map("number")
+    each = source >> Task("each", lambda row: called.append(row), trigger="all_done").map()
+    result = run(DAG("two", tasks=[refused, each]), quick_executor, {"number": 3})
+    assert (result.tasks["refused"].state, result.tasks["each"].state) == ("failed", "succeeded")
+    assert (sorted(called), len(read)) == ([1, 2], 1)
+
+
 def test_items_are_read_when_the_task_starts_and_what_happens_to_the_list_then_changes_nothing():
     rows = [1, 2, 3]
 

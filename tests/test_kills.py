@@ -315,8 +315,8 @@ def test_of_a_batch_only_the_task_at_work_is_lost(rounds, is_watched, method, rn
 MAIN_THAT_WAITS = """
 import os, time
 if not os.path.exists({path!r}):   # the first worker waits while it starts, the others do not
+    open({path!r}, "w").close()   # before it is told, which gets it killed
     os.write(1, f"starting {{os.getpid()}}\\n".encode())
-    open({path!r}, "w").close()
     time.sleep({seconds})
 """
 

@@ -18,7 +18,7 @@ from ..state import store as kept
 from ..state.digest import digest
 from ..state.store import Record
 from ..states import FAILED, SKIPPED, SUCCEEDED
-from .history import Codes, History, blend
+from .history import Codes, History, blend, blend_items
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Checkpoint:
         self._lock = threading.Lock()
         """Held from the look at whether an attempt is still the current one to the end of writing its record down."""
         self._tokens: list[Token] = [None] * len(program)
+        self._item_tokens: dict[int, Token] = {}
         self._item_digests: dict[int, str] = {}
         self._has_warned: set[str] = set()
         self._to_note: list[int] = []
@@ -108,6 +109,8 @@ class Checkpoint:
         """Note that the result of *i* is the one in *record*."""
         if i < self._record.count:
             self._tokens[i] = record.number
+        else:
+            self._item_tokens[i] = record.number
 
     # ------------------------------------------------------------ keeping
 
@@ -137,6 +140,8 @@ class Checkpoint:
                 self._scope.append(name, self._new_record(i, token, kept.SUCCEEDED, text), number)
             if number < 0:
                 self._tokens[i] = token
+            else:
+                self._item_tokens[i] = token
 
     def keep_mapped(self, i: int) -> Record | None:
         """Note that the mapped task *i* has succeeded; all its items are kept. Under the run's lock.
@@ -151,24 +156,17 @@ class Checkpoint:
         if not self._program.tasks[i].options.persist:
             self._tokens[i] = blend(name, self._codes.of[i], self._tokens_of(i))
             return None
-        if self._history is not None and all(self._is_as_before(k) for k in items):
+        made_of = blend_items([self._token(k) for k in items])
+        if self._history is not None:
             found, _ = self._history.judge(i, self._tokens_of(i))
-            if found is not None and found.state == kept.SUCCEEDED and found.value == str(len(items)):
+            if found is not None and found.state == kept.SUCCEEDED and found.value == made_of:
                 self._tokens[i] = found.number
                 return found
         with self._lock:
             token = next(self._numbers)
-            self._scope.append(name, self._new_record(i, token, kept.SUCCEEDED, str(len(items))))
+            self._scope.append(name, self._new_record(i, token, kept.SUCCEEDED, made_of))
         self._tokens[i] = token
         return None
-
-    def _is_as_before(self, k: int) -> bool:
-        """Return whether the item *k* was restored, or skipped as it was before."""
-        if self._record.state[k] != SKIPPED or self._history is None:
-            return k in self._record.restored
-        task, number = self._place(k)
-        found, _ = self._history.judge_item(task, number, self._tokens_of(k))
-        return found is not None and found.state == kept.SKIPPED
 
     def note_end(self, i: int, state: int) -> None:
         """Note that *i* ended in *state*, without a result. Under the run's lock; written by :meth:`write_notes`."""
@@ -225,7 +223,7 @@ class Checkpoint:
     def _token(self, u: int) -> Token:
         state = self._record.state[u]
         if state == SUCCEEDED:
-            return self._tokens[u]
+            return self._tokens[u] if u < self._record.count else self._item_tokens[u]
         return kept.SKIPPED if state == SKIPPED else None
 
     def _item_digest(self, i: int) -> str | None:

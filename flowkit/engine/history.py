@@ -121,10 +121,16 @@ class History:
         record = self._view.items.get(self._program.names[i], {}).get(number)
         return self._fit(i, record, tokens)
 
-    def count_items(self, i: int, tokens: Sequence[Token]) -> int:
-        """Return how many items of the mapped task *i* have a record that fits: of a result, or of a skip."""
-        numbers = self._view.items.get(self._program.names[i], {})
-        return sum(self.judge_item(i, number, tokens)[0] is not None for number in numbers)
+    def item_tokens(self, i: int, tokens: Sequence[Token]) -> list[Token]:
+        """Return the tokens of those items of the mapped task *i* that have a record that fits, in their order.
+
+        What the items are is not known here: where that counts, it is taken to be what it was.
+        """
+        found: list[Token] = []
+        for _, record in sorted(self._view.items.get(self._program.names[i], {}).items()):
+            if self._fit(i, record, [*tokens, *record.upstream[len(tokens) :]])[0] is not None:
+                found.append(SKIPPED if record.state == SKIPPED else record.number)
+        return found
 
     def _fit(self, i: int, record: Record | None, tokens: Sequence[Token]) -> tuple[Record | None, str]:
         if record is None:
@@ -163,3 +169,12 @@ class History:
 def blend(name: str, code: str, tokens: Sequence[Token]) -> Token:
     """Return the token of task *name*, which is not kept, with fingerprint *code* and *tokens* upstream."""
     return None if None in tokens else f"~{digest([name, code, list(tokens)])[:16]}"
+
+
+def blend_items(tokens: list[Token]) -> str:
+    """Return what is kept as the value of a mapped task whose items have *tokens*: how many, and what tells them apart.
+
+    >>> blend_items([1, 2]) == blend_items([1, 3])
+    False
+    """
+    return f'[{len(tokens)},"{digest(tokens)[:16]}"]'

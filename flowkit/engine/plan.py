@@ -13,7 +13,7 @@ from ..exceptions import close_matches
 from ..render import report
 from ..state import store as kept
 from ..states import SKIPPED, SUCCEEDED
-from .history import Codes, History, blend
+from .history import Codes, History, blend, blend_items
 from .scheduler import Scheduler
 
 TYPE_CHECKING = False
@@ -114,6 +114,7 @@ def make_plan(program: Program, inputs: Mapping[str, Any], store: Store | None, 
         step, upstream = steps[i], [tokens[u] for u in program.graph.upstream[i]]
         step.action = RUN
         record, step.reason = history.judge(i, upstream)
+        items = history.item_tokens(i, upstream) if i in program.mapped else []
         if not program.tasks[i].options.persist:
             step.reason = "persist=False"
             tokens[i] = blend(program.names[i], codes.of[i], upstream)
@@ -121,13 +122,13 @@ def make_plan(program: Program, inputs: Mapping[str, Any], store: Store | None, 
             step.action, tokens[i] = SKIP, kept.SKIPPED
             step.reason = f"skipped before, and asked again: {record.error}"
             return scheduler.finish(i, SKIPPED)
-        elif record is not None and i in program.mapped and history.count_items(i, upstream) < int(record.value):
-            step.reason = "an item of it was not kept"
+        elif record is not None and i in program.mapped and record.value != blend_items(items):
+            step.reason = "an item of it was not kept, or changed since"
         elif record is not None:
             step.action, tokens[i] = RESTORE, record.number
             step.reason = step.reason.removeprefix("restored ")
-        if i in program.mapped and step.action == RUN and (count := history.count_items(i, upstream)):
-            step.reason += f"; items restored: {count}"
+        if items and step.action == RUN:
+            step.reason += f"; items restored: {len(items)}"
         return scheduler.finish(i, SUCCEEDED)
 
     waiting = deque(scheduler.start())

@@ -408,30 +408,32 @@ class Run:
 
     def _start_mapped(self, worker: Worker | None, i: int) -> list[int]:
         """Make ids of the items of *i*, in the thread of *worker* if there is one; return what may start now."""
-        items = self._items
+        items, record = self._items, self.record
         assert items is not None  # noqa: S101 - for the type checker: there is a mapped task
+        if record.state[i] != PENDING or i in record.items:  # the inline pool gives what is ready again after a stop
+            return []
         refused: Outcome | None = None
         values: list[Any] = []
         if worker is not None:
             worker.current = i  # so that it can be left behind
         try:
-            values = read_items(self.record.names[i], self.calls.everything(i))
+            values = read_items(record.names[i], self.calls.everything(i))
         except BaseException as error:  # noqa: BLE001 - what is iterated is the user's
             refused = Outcome(FAILED, error, has_started=False)
         if worker is not None:
             worker.current = -1
         with self._lock:
             ready: list[int] = []
-            if self.record.state[i] != PENDING:
+            if record.state[i] != PENDING:
                 pass
             elif not self.admits(i):
                 ready = self._conclude(i, self.scheduler.decide(i))
             else:
-                self.record.started[i] = self.now()
+                record.started[i] = self.now()
                 if refused is not None:
                     ready = self._take_outcome(i, refused)
                 elif not values:
-                    self.record.items[i] = range(0)
+                    record.items[i] = range(0)
                     ready = self._conclude_mapped(i)
                     if not self.scheduler.remaining:
                         self._wake()

@@ -112,7 +112,7 @@ class Record:
         ended_at: Seconds since the epoch.
         duration: Seconds, over all attempts.
         attempts: How many there were.
-        value: The encoded result; for a mapped task how many items there were; empty without a result.
+        value: The encoded result; for a mapped task how many items, and a hash of which; empty without a result.
         error: What it failed with, in words; or why it was skipped.
     """
 
