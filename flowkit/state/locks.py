@@ -51,6 +51,7 @@ class FileLock:
         deadline = time.monotonic() + timeout
         told_by = time.monotonic() + _TO_SAY_WHO
         wait = _FIRST_WAIT
+        told = None
         while True:
             fd = _open(path)
             if _lock(fd):
@@ -60,10 +61,12 @@ class FileLock:
                 continue
             owner = _read_owner(fd)
             os.close(fd)
-            if not owner[0] and time.monotonic() < told_by:  # it has had the lock for a moment only
-                continue
-            if time.monotonic() >= deadline:
+            now = time.monotonic()
+            # Who has had the lock for a moment only has not said so yet, and the file may name one that was killed.
+            is_sure = (owner == told and owner[0]) or now >= told_by
+            if now >= deadline and is_sure:
                 raise StateLockedError(what, guarded, *owner)
+            told = owner
             time.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
         self._fd: int | None = fd
