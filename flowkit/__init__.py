@@ -60,6 +60,7 @@ from .exceptions import (
     TaskResultError,
     TaskTimeoutError,
     WorkerDiedError,
+    WorkflowExecutionError,
 )
 from .results import RunResult, TaskRun
 from .task import Task, chain, task
@@ -70,13 +71,29 @@ if TYPE_CHECKING:
 
     from .logging import FlowkitLogger, LogLevel, configure_logging, get_logger
     from .state import SQLiteStateStore, StateManager, TaskCache
+    from .workflow import (
+        AsyncExecutor,
+        BaseStateStore,
+        JSONStateStore,
+        ProcessExecutor,
+        SequentialExecutor,
+        TaskStatus,
+        ThreadedExecutor,
+        Workflow,
+        WorkflowStatus,
+        WorkflowTask,
+        export_mermaid,
+        save_mermaid,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DAG",
+    "AsyncExecutor",
     "AttemptFailed",
     "AttemptStarted",
+    "BaseStateStore",
     "BindingError",
     "ConditionError",
     "DAGCycleError",
@@ -87,9 +104,11 @@ __all__ = [
     "FlowkitError",
     "FlowkitLogger",
     "GiveUp",
+    "JSONStateStore",
     "LogLevel",
     "NotPicklableError",
     "OptionError",
+    "ProcessExecutor",
     "RemoteError",
     "RetryAfter",
     "RunCancelledError",
@@ -99,6 +118,7 @@ __all__ = [
     "RunStarted",
     "RunTimeoutError",
     "SQLiteStateStore",
+    "SequentialExecutor",
     "Skip",
     "StateCorruptError",
     "StateError",
@@ -118,20 +138,31 @@ __all__ = [
     "TaskResultError",
     "TaskRun",
     "TaskSkipped",
+    "TaskStatus",
     "TaskSucceeded",
     "TaskTimeoutError",
     "TaskUpstreamFailed",
+    "ThreadedExecutor",
     "WorkerDiedError",
+    "Workflow",
+    "WorkflowExecutionError",
+    "WorkflowStatus",
+    "WorkflowTask",
     "chain",
     "configure_logging",
     "current_context",
+    "export_mermaid",
     "get_logger",
+    "save_mermaid",
     "task",
 ]
 
 _LAZY = {
     **dict.fromkeys(("FlowkitLogger", "LogLevel", "configure_logging", "get_logger"), "logging"),
     **dict.fromkeys(("SQLiteStateStore", "StateManager", "TaskCache"), "state"),
+    **dict.fromkeys(("AsyncExecutor", "ProcessExecutor", "SequentialExecutor", "ThreadedExecutor"), "workflow"),
+    **dict.fromkeys(("BaseStateStore", "JSONStateStore", "TaskStatus", "WorkflowStatus"), "workflow"),
+    **dict.fromkeys(("Workflow", "WorkflowTask", "export_mermaid", "save_mermaid"), "workflow"),
 }
 """Names that come from a module which is imported only when one of them is asked for."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from contextvars import copy_context
+from functools import partial
 from importlib import import_module
 
 from . import registry, wiring
@@ -146,7 +146,9 @@ class DAG:
             tasks = [everything[old] for old in kept]
             upstream = [[position[u] for u in upstream[old]] for old in kept]
         program, problems = compile_program(self.name, tasks, upstream, inputs)
-        raise_problems(self.name, problems + self._unused_inputs(inputs, program, everything))
+        if program.has_callbacks:
+            problems += _for_workflows(tasks)
+        raise_problems(f"DAG {self.name!r}", problems + self._unused_inputs(inputs, program, everything))
         return program
 
     def _check_targets(self, targets: Iterable[Any]) -> tuple[str, ...]:
@@ -245,7 +247,7 @@ class DAG:
             DefinitionError: The graph or an argument is wrong; nothing has run.
         """
         run, raises = self._make_run("start", inputs, options)
-        return RunHandle(run, raises_on_failure=raises)
+        return RunHandle(run, run.execute, partial(run.result, raise_on_failure=raises))
 
     async def arun(self, inputs: Mapping[str, Any] | None = None, **options: Unpack[RunKeywords]) -> RunResult:
         """Run inside a running event loop without blocking it: the same arguments and errors as :meth:`run`.
@@ -253,25 +255,10 @@ class DAG:
         Coroutines run on that loop, everything else on workers of its own; with ``executor="sequential"`` everything,
         coroutines too, one at a time in one other thread. Cancelling this call cancels the run.
         """
-        import asyncio  # noqa: PLC0415 - costs 29 ms, and whoever calls this has it
-        from contextlib import suppress  # noqa: PLC0415
+        from asyncio import get_running_loop  # noqa: PLC0415 - costs 29 ms, and whoever calls this has it
 
-        loop = asyncio.get_running_loop()
-        run, raises = self._make_run("arun", inputs, options, loop)
-        done = asyncio.Event()
-
-        def tell() -> None:
-            with suppress(RuntimeError):  # the loop has ended, and nobody waits
-                loop.call_soon_threadsafe(done.set)
-
-        handle = RunHandle(run, raises_on_failure=raises, on_done=tell)
-        try:
-            await done.wait()
-        except asyncio.CancelledError:
-            handle.cancel("arun() was cancelled")
-            await done.wait()
-            raise
-        return handle.result()
+        run, raises = self._make_run("arun", inputs, options, get_running_loop())
+        return await RunHandle(run, run.execute, partial(run.result, raise_on_failure=raises))
 
     def _make_run(
         self,
@@ -284,18 +271,16 @@ class DAG:
         if sys.is_finalizing():
             raise FlowkitError(f"{where}: the interpreter is shutting down, and nothing new can run.")
         # What runs a graph is a third of flowkit's import time, and no part of describing one.
-        from .engine.callbacks import Callbacks  # noqa: PLC0415
-        from .engine.runner import Run  # noqa: PLC0415
+        from .engine.launch import make_run  # noqa: PLC0415
 
         merged = merge(self._defaults, check_keywords(where, options))
         values = {**self._inputs, **_check_inputs(where, inputs)}
         program = self._program(values, merged.get("targets"))
-        settings = make_settings(where, merged, values, loop)
-        _check_limits(where, program, settings.limits)
-        _check_processes(program, settings.kind, values)
         if program.has_callbacks:
-            settings.observers = [Callbacks(program.tasks), *settings.observers]
-        return Run(program, settings, copy_context()), merged.get("raise_on_failure", True)
+            from .engine.callbacks import Callbacks  # noqa: PLC0415
+
+            merged["observers"] = [Callbacks(program.tasks), *merged["observers"]]
+        return make_run(where, program, merged, values, loop), merged.get("raise_on_failure", True)
 
     # ------------------------------------------------------------ looking
 
@@ -330,13 +315,15 @@ class DAG:
             DefinitionError: With one problem its own class, else one that lists all of them.
             NotPicklableError: A task is to run in a process, and its function or an input cannot be sent there.
         """
+        from .engine.launch import check_limits, check_processes  # noqa: PLC0415 - what runs a graph is imported late
+
         where = self._where("validate")
         values = {**self._inputs, **_check_inputs(where, inputs)}
         program = self._program(values, None)
-        _check_processes(program, kind_of(self._defaults.get("executor", "thread")), values)
+        check_processes(program, kind_of(self._defaults.get("executor", "thread")), values)
         known = merge(self._defaults, {"limits": limits})["limits"]
         if known:
-            _check_limits(where, program, known)
+            check_limits(where, program, known)
 
     def waves(self) -> list[list[str]]:
         """Return the topological generations: all tasks of one may run side by side when the earlier ones are done."""
@@ -393,26 +380,15 @@ def _check_inputs(where: str, inputs: Mapping[str, Any] | None) -> dict[str, Any
     return dict(inputs)
 
 
-def _check_limits(where: str, program: Program, limits: Mapping[str, int]) -> None:
-    missing = {name: i for i, name in reversed(program.uses.items()) if name not in limits}
-    raise_problems(
-        program.name,
-        [
-            OptionError(
-                f"{where}: task {program.names[i]!r} has uses={name!r}, and there is no such limit"
-                f"{close_matches(name, limits)}. Write limits={{{name!r}: 4}}."
-            )
-            for name, i in reversed(missing.items())
-        ],
-    )
-
-
-def _check_processes(program: Program, executor: str, inputs: Mapping[str, Any]) -> None:
-    ids = program.ids_on("process", executor)
-    if ids:
-        from .engine.workers.shipping import check_can_be_sent  # noqa: PLC0415 - imports pickle
-
-        check_can_be_sent(program, ids, inputs)
+def _for_workflows(tasks: Iterable[Task[..., Any]]) -> list[DefinitionError]:
+    told = {"callbacks": "on_success=, on_failure=", "on_status_change": "an observer: run(observers=[...])"}
+    return [
+        OptionError(f"task {task.name!r} has {option}=, which is for a Workflow. In a DAG write {instead}.")
+        for task in tasks
+        if task.options.is_for_workflows
+        for option, instead in told.items()
+        if getattr(task.options, option)
+    ]
 
 
 def _parameters(tasks: Iterable[Task[..., Any]]) -> set[str]:

@@ -18,6 +18,7 @@ Knows the errors and their texts. Does not know tasks, graphs or runs: an error 
         TaskResultError                      the task returned what cannot be handed on
         NotPicklableError                    its function or an argument cannot be sent to a process
         RemoteError                          stands for an exception that cannot be sent back from one
+        WorkflowExecutionError(RuntimeError) a task of a workflow failed; its exception is the cause
       DAGExecutionError(ExceptionGroup)    fail_fast=False: every failure of the run
       RunCancelledError                    somebody cancelled the run
         RunTimeoutError(TimeoutError)        the run took longer than its timeout
@@ -66,6 +67,7 @@ __all__ = [
     "TaskResultError",
     "TaskTimeoutError",
     "WorkerDiedError",
+    "WorkflowExecutionError",
 ]
 
 _LISTED = 10
@@ -174,7 +176,7 @@ class DuplicateTaskError(DefinitionError):
     def __str__(self) -> str:
         name, first, second = self.args
         return (
-            f"two tasks are named {name!r}: one made at {first}, one at {second}. "
+            f"a task named {name!r} already exists: one is made at {first}, one at {second}. "
             f"Give one of them another name: @task(name=...) or .with_options(name=...)."
         )
 
@@ -219,6 +221,25 @@ class TaskExecutionError(FlowkitError):
     def __reduce__(self) -> tuple[Any, ...]:
         # A result holds every value of the run; an error that travels must not depend on them.
         return type(self), self.args
+
+
+class WorkflowExecutionError(TaskExecutionError, RuntimeError):
+    """A task of a workflow failed, and with it the execution. ``__cause__`` is the exception of its last attempt.
+
+    Attributes:
+        workflow_name: The workflow.
+        failed_task: The task, ``task_name`` too.
+    """
+
+    def __init__(self, workflow_name: str, task_name: str, attempts: int, seconds: float, reason: str) -> None:
+        super().__init__(task_name, attempts, seconds, reason)
+        self.args = (workflow_name, task_name, attempts, seconds, reason)
+        self.workflow_name = workflow_name
+        self.failed_task = task_name
+
+    def __str__(self) -> str:
+        workflow_name, *of_task = self.args
+        return f"workflow {workflow_name!r}: {TaskExecutionError(*of_task)}"
 
 
 class TaskTimeoutError(TaskExecutionError, TimeoutError):

@@ -11,7 +11,7 @@ from .states import TRIGGERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any, TypedDict
 
     from .events import AttemptFailed, TaskFailed, TaskSucceeded
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
         version: str | None
         on_success: Callable[[TaskSucceeded], object] | None
         on_failure: Callable[[TaskFailed], object] | None
-        on_retry: Callable[[AttemptFailed], object] | None
+        on_retry: Callable[[AttemptFailed], object] | Callable[[str, int], object] | None
+        callbacks: Iterable[Callable[..., object]]
+        on_status_change: Callable[[str, Any], object] | None
 
 
 EXECUTORS = ("thread", "process", "async")
@@ -50,8 +52,8 @@ class TaskOptions:
     """
 
     __slots__ = (
-        "executor", "on_failure", "on_retry", "on_success", "persist", "retry", "timeout", "trigger", "uses",
-        "version", "when",
+        "callbacks", "executor", "on_failure", "on_retry", "on_status_change", "on_success", "persist", "retry",
+        "timeout", "trigger", "uses", "version", "when",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +70,8 @@ class TaskOptions:
         on_success: Callable[[Any], object] | None = None,
         on_failure: Callable[[Any], object] | None = None,
         on_retry: Callable[[Any], object] | None = None,
+        callbacks: Iterable[Callable[..., object]] = (),
+        on_status_change: Callable[[str, Any], object] | None = None,
         **retry: Any,
     ) -> None:
         unknown = retry.keys() - set(RetryPolicy.__slots__)
@@ -95,6 +99,8 @@ class TaskOptions:
         self.on_success = _check_callable(where, "on_success", on_success)
         self.on_failure = _check_callable(where, "on_failure", on_failure)
         self.on_retry = _check_callable(where, "on_retry", on_retry)
+        self.callbacks = _check_callables(where, callbacks)
+        self.on_status_change = _check_callable(where, "on_status_change", on_status_change)
 
     def as_keywords(self) -> dict[str, Any]:
         """Return the options as keywords that make an equal value."""
@@ -104,12 +110,29 @@ class TaskOptions:
     @property
     def has_callbacks(self) -> bool:
         """Whether somebody wants to hear of this task."""
-        return not (self.on_success is None and self.on_failure is None and self.on_retry is None)
+        is_told = not (self.on_success is None and self.on_failure is None and self.on_retry is None)
+        return is_told or self.is_for_workflows
+
+    @property
+    def is_for_workflows(self) -> bool:
+        """Whether somebody wants to hear of this task in the way that only workflows have."""
+        return bool(self.callbacks) or self.on_status_change is not None
 
 
 def _no_option(where: str, name: str) -> str:
     known = sorted({*RetryPolicy.__slots__, *TaskOptions.__slots__, "name"} - {"retry"})
     return f"{where}: there is no option {name!r}{close_matches(name, known)}; there are {', '.join(known)}."
+
+
+def _check_callables(where: str, callbacks: Any) -> tuple[Callable[..., object], ...]:
+    if callable(callbacks) or not hasattr(callbacks, "__iter__"):
+        raise OptionError(f"{where}: callbacks={shown(callbacks)} must be a list. Write callbacks=[...].")
+    found = tuple(callbacks)
+    for callback in found:
+        _check_callable(where, "callbacks", callback)
+        if callback is None:
+            raise OptionError(f"{where}: callbacks={shown(callbacks)} must hold callables.")
+    return found
 
 
 def _check_callable(where: str, option: str, value: Callable[..., object] | None) -> Callable[..., object] | None:

@@ -304,7 +304,7 @@ SCOPES = ("etl", "zip")
 CODES = {code: {"the function": code * 3} for code in ("c1", "c2", "c3")}
 
 
-def record(number, code="c1", state="succeeded"):
+def record(number, code="c1", state="COMPLETED"):
     """Return a record of which every field tells its number."""
     return Record(
         number, state, code, [number - 1, "skipped"], f"run{number}", 1000.0 + number, number / 4, 1,

@@ -558,7 +558,7 @@ def test_cancelling_it_cancels_the_run_and_is_raised_again(concurrent):
     assert kinds[-1] == "RunFinished"
     assert kinds.count("TaskCancelled") == 2
     assert events[-1].state == "cancelled"
-    assert {event.reason for event in events if hasattr(event, "reason")} == {"arun() was cancelled"}
+    assert {event.reason for event in events if hasattr(event, "reason")} == {"what awaited it was cancelled"}
 
 
 def test_cancelling_it_cancels_a_sequential_run_too():

@@ -34,6 +34,7 @@ from flowkit.exceptions import (
     TaskResultError,
     TaskTimeoutError,
     WorkerDiedError,
+    WorkflowExecutionError,
 )
 
 SAMPLES = [
@@ -54,6 +55,7 @@ SAMPLES = [
     WorkerDiedError("fetch", 4711, -9),
     WorkerDiedError("fetch", 4711, 3),
     RemoteError("fetch", "Refused", "no", "Traceback: ..."),
+    WorkflowExecutionError("etl", "fetch", 3, 1.5, "ValueError: no"),
     DAGExecutionError("1 task of 'etl' failed: 'fetch'", [TaskExecutionError("fetch", 1, 0.1, "ValueError: no")]),
     RunCancelledError("etl", "deployment"),
     RunTimeoutError("etl", "it took longer than its timeout of 5 s"),
@@ -85,6 +87,7 @@ TREE = {
     NotPicklableError: TaskExecutionError,
     WorkerDiedError: TaskExecutionError,
     RemoteError: TaskExecutionError,
+    WorkflowExecutionError: (TaskExecutionError, RuntimeError),
     DAGExecutionError: (FlowkitError, ExceptionGroup),
     RunCancelledError: FlowkitError,
     RunTimeoutError: (RunCancelledError, TimeoutError),

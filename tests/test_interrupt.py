@@ -164,6 +164,7 @@ DAG("slow", tasks=[Task("hold", hold)]).run(executor={executor!r})
 
 
 ROUNDS = """
+import flowkit.engine.launch   # now: Python swallows a Ctrl-C that comes while an import clears a weak reference
 gate = threading.Event()
 # first ─► 200 side by side ─► join ─► a chain of 200 ─► last, which waits for a minute
 first, join = Task("first", lambda: 1), Task("join", lambda *args: 1)

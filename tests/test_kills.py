@@ -126,7 +126,7 @@ import os, signal, sys, threading, time, warnings
 warnings.simplefilter("ignore")   # of a fork beside threads
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import kill_tasks
-import flowkit.engine.runner, flowkit.engine.workers.processes   # now, so that a signal meets a run
+import flowkit.engine.launch, flowkit.engine.workers.processes   # now, so that a signal meets a run
 from flowkit import DAG, Task
 say = kill_tasks.say
 """
@@ -317,6 +317,7 @@ import os, time
 if not os.path.exists({path!r}):   # the first worker waits while it starts, the others do not
     open({path!r}, "w").close()   # before it is told, which gets it killed
     os.write(1, f"starting {{os.getpid()}}\\n".encode())
+    open({path!r} + ".told", "w").close()
     time.sleep({seconds})
 """
 
@@ -551,7 +552,7 @@ def test_a_script_that_ends_while_its_workers_start_takes_them_with_it(method, s
         + f"""
 tasks = [Task(f"hold_{{n}}", kill_tasks.hold) for n in range(3)]
 DAG("host", tasks=tasks).start(executor="process", max_workers=2, fail_fast=False, _start_method={method!r})
-while not os.path.exists({str(tmp_path / "started")!r}):
+while not os.path.exists({str(tmp_path / "started.told")!r}):
     time.sleep(0.001)
 """
     )

@@ -12,7 +12,7 @@ ROOT = Path(flowkit.__file__).parent
 
 LAYERS = (
     # the vocabulary: nothing of flowkit below it
-    "exceptions states hooks",
+    "exceptions states statuses hooks",
     # values that know only words; pictures; how a function looks from outside
     "retry events context registry engine.signature engine.condition engine.mapping engine.forks "
     "render render._labels render._layout render.text render.mermaid render.dot render.report",
@@ -23,7 +23,7 @@ LAYERS = (
     # what is kept between runs
     "state state.disk state.locks state.codec state.digest state.fingerprint state.records state.store state.journal "
     "state.jsonfile state.scopes "
-    "state.face state.manager state.sqlite state.cache",
+    "state.face state.manager state.taskstates state.jsonstore state.sqlite state.cache state.foreign",
     # one run's decisions, without a clock or a thread
     "engine.program engine.scheduler engine.attempt engine.loops engine.daemons",
     # where and how attempts run; watching for people
@@ -33,9 +33,11 @@ LAYERS = (
     "engine.limits engine.items engine.calls engine.pools engine.settings engine.history engine.checkpoint engine.plan "
     "engine.interrupt engine.announcer engine.cleanup logging progress",
     # one run, put together
-    "engine.runner engine.callbacks engine.handle",
+    "engine.runner engine.callbacks engine.handle engine.launch",
     # the doors
-    "dag workflow",
+    "dag "
+    "workflow workflow.definition workflow.tasks workflow.callbacks workflow.execution workflow.executors "
+    "workflow.pictures",
     # on top
     "testing cli __main__ __init__ integrations integrations.dask",
 )

@@ -14,7 +14,8 @@ def test_no_option_given_means_the_defaults():
     assert options.as_keywords() == {
         "retries": 0, "delay": 1.0, "backoff": 2.0, "jitter": 0.1, "max_delay": 60.0, "retry_on": Exception,
         "timeout": None, "when": None, "trigger": "none_failed", "executor": None, "uses": None,
-        "persist": True, "version": None, "on_success": None, "on_failure": None, "on_retry": None,
+        "persist": True, "version": None, "on_success": None, "on_failure": None, "on_retry": None, "callbacks": (),
+        "on_status_change": None,
     }  # fmt: skip
 
 

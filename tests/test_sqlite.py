@@ -71,7 +71,7 @@ def store(opens):
     return opens()
 
 
-def record(number, value="1", state="succeeded", *, ago=0.0, **changes):
+def record(number, value="1", state="COMPLETED", *, ago=0.0, **changes):
     """Return a record that ended *ago* seconds ago."""
     known = {
         "code": "c0de", "upstream": [number - 1, "skipped", None], "run_id": "r1", "ended_at": round(NOW - ago, 3),
@@ -467,16 +467,16 @@ def test_a_scope_that_could_not_be_opened_is_free(store, monkeypatch):
 
 def test_the_history_is_the_newest_first(store):
     fill(store, ("a", record(1, ago=30)), ("b", record(2)))
-    fill(store, ("a", record(3, "", "failed", ago=20, run_id="r2", error="ValueError: no")), run_id="r2")
+    fill(store, ("a", record(3, "", "FAILED", ago=20, run_id="r2", error="ValueError: no")), run_id="r2")
     with scope_of(store, run_id="r3") as scope:
         scope.append("a", record(4, ago=10, run_id="r3"), 5)
     found = store.query_task_history("a")
-    assert [(row["run_id"], row["state"], row["item"], row["error"]) for row in found] == [
-        ("r3", "succeeded", 5, ""), ("r2", "failed", None, "ValueError: no"), ("r1", "succeeded", None, ""),
+    assert [(row["run_id"], row["status"], row["item"], row["error"]) for row in found] == [
+        ("r3", "COMPLETED", 5, ""), ("r2", "FAILED", None, "ValueError: no"), ("r1", "COMPLETED", None, ""),
     ]  # fmt: skip
     assert found[2] == {
-        "dag": "etl", "task": "a", "item": None, "run_id": "r1", "state": "succeeded", "duration": 0.25, "attempts": 2,
-        "error": "", "ended_at": iso(record(1, ago=30).ended_at),
+        "workflow": "etl", "task": "a", "item": None, "run_id": "r1", "status": "COMPLETED", "duration": 0.25,
+        "attempts": 2, "error": "", "ended_at": iso(record(1, ago=30).ended_at),
     }  # fmt: skip
     assert store.query_task_history("a", 2) == found[:2]
     assert store.query_task_history("a", limit=0) == []
@@ -485,14 +485,14 @@ def test_the_history_is_the_newest_first(store):
 def test_the_history_is_that_of_one_dag_or_of_all(store):
     fill(store, ("a", record(1, ago=10)))
     fill(store, ("a", record(1)), name="report")
-    assert [row["dag"] for row in store.query_task_history("a")] == ["report", "etl"]
-    assert [row["dag"] for row in store.query_task_history("a", dag="etl")] == ["etl"]
-    assert store.query_task_history("a", dag="other") == store.query_task_history("b") == []
+    assert [row["workflow"] for row in store.query_task_history("a")] == ["report", "etl"]
+    assert [row["workflow"] for row in store.query_task_history("a", workflow="etl")] == ["etl"]
+    assert store.query_task_history("a", workflow="other") == store.query_task_history("b") == []
 
 
 def test_the_history_is_found_by_its_index(path, store):
     fill(store, ("a", record(1)))
-    (*_, plan) = sql(path, "EXPLAIN QUERY PLAN SELECT * FROM task_states WHERE dag = 'etl' AND task = 'a'")[0]
+    (*_, plan) = sql(path, "EXPLAIN QUERY PLAN SELECT * FROM task_states WHERE workflow = 'etl' AND task = 'a'")[0]
     assert "INDEX task_states_by_task" in plan
 
 
@@ -507,10 +507,10 @@ def test_runs_are_listed_with_how_they_ended(store):
     fill(store, run_id="r1")
     with scope_of(store, "report", "r2", "failed"):
         (running, _) = store.query_runs()
-        assert (running["state"], running["ended_at"], running["duration"]) == ("running", None, None)
+        assert (running["status"], running["ended_at"], running["duration"]) == ("RUNNING", None, None)
     found = store.query_runs()
-    assert [(run["dag"], run["run_id"], run["state"]) for run in found] == [
-        ("report", "r2", "failed"), ("etl", "r1", "succeeded"),
+    assert [(run["workflow"], run["run_id"], run["status"]) for run in found] == [
+        ("report", "r2", "FAILED"), ("etl", "r1", "COMPLETED"),
     ]  # fmt: skip
     assert (found[0]["pid"], found[0]["host"], found[0]["duration"]) == (os.getpid(), socket.gethostname(), 1.5)
     started, ended = (datetime.fromisoformat(found[0][name]) for name in ("started_at", "ended_at"))
@@ -520,12 +520,12 @@ def test_runs_are_listed_with_how_they_ended(store):
 
 
 def test_any_tool_can_read_the_tables(path, store):
-    fill(store, ("a", record(1, '{"rows":[1,2]}')), ("b", record(2, "", "failed", error="no")))
+    fill(store, ("a", record(1, '{"rows":[1,2]}')), ("b", record(2, "", "FAILED", error="no")))
     store.set("key", (1, "ü"))
-    assert sql(path, "SELECT task, state, value, error FROM task_states ORDER BY number") == [
-        ("a", "succeeded", '{"rows":[1,2]}', None), ("b", "failed", None, "no"),
+    assert sql(path, "SELECT task, status, result, error FROM task_states ORDER BY number") == [
+        ("a", "COMPLETED", '{"rows":[1,2]}', None), ("b", "FAILED", None, "no"),
     ]  # fmt: skip
-    assert sql(path, "SELECT dag, run_id, state, duration FROM runs") == [("etl", "r1", "succeeded", 1.5)]
+    assert sql(path, "SELECT workflow, run_id, status, duration FROM runs") == [("etl", "r1", "COMPLETED", 1.5)]
     assert sql(path, "SELECT key, value FROM cache") == [("key", '{"$tuple":[1,"ü"]}')]
     recent = "SELECT count(*) FROM task_states WHERE julianday(ended_at) > julianday('now') - 1"
     assert sql(path, recent) == [(2,)]
@@ -545,7 +545,7 @@ def test_records_of_other_dags_go_as_well(path, opens):
     keeps, store = opens(gc_days=None), opens(gc_days=10)
     fill(keeps, ("a", record(1, ago=11 * A_DAY)), name="left")
     fill(store, ("b", record(1)))
-    assert sql(path, "SELECT dag, task FROM task_states") == [("etl", "b")]
+    assert sql(path, "SELECT workflow, task FROM task_states") == [("etl", "b")]
     assert store.read_scope("left").tasks == {}
 
 
@@ -603,7 +603,7 @@ def test_clear_runs_forgets_one_dag_or_all(path, store):
     store.clear_runs("two")
     assert [len(store.read_scope(name).tasks) for name in ("one", "two", "three")] == [1, 0, 1]
     store.clear_runs()
-    tables = ("runs", "task_states", "latest", "codes", "dags")
+    tables = ("runs", "task_states", "latest", "codes", "workflows")
     assert [sql(path, f"SELECT count(*) FROM {table}") for table in tables] == [[(0,)]] * 5
     assert (store.query_runs(), store.get("a")) == ([], 1)
 
@@ -754,7 +754,7 @@ def test_what_was_acknowledged_survives_kill_9(acked, path):
         assert all(store.get(f"k{number}") == number for number in range(1, told + 1))
         assert scope.codes == {"c0de": {"load": "1"}}
         assert scope.last_number >= told
-        assert [run["state"] for run in store.query_runs()] == ["running", "killed"]
+        assert [run["status"] for run in store.query_runs()] == ["RUNNING", "KILLED"]
     assert beside(path) == ["state.db"]
 
 
@@ -1066,11 +1066,11 @@ def test_a_value_that_was_changed_is_missing(path, opens):
 @pytest.mark.parametrize(
     "change",
     [
-        "UPDATE task_states SET value = '9' WHERE number = 3",
+        "UPDATE task_states SET result = '9' WHERE number = 3",
         "UPDATE task_states SET number = 9 WHERE number = 3",
         "UPDATE task_states SET upstream = '[]' WHERE number = 3",
         "UPDATE task_states SET duration = 0.26 WHERE number = 3",
-        "UPDATE task_states SET value = CAST(value AS BLOB) WHERE number = 3",
+        "UPDATE task_states SET result = CAST(result AS BLOB) WHERE number = 3",
         "UPDATE task_states SET id = 99 WHERE number = 3",
         "DELETE FROM task_states WHERE number = 3",
         "UPDATE latest SET id = 1 WHERE task = 'a'",
@@ -1091,8 +1091,8 @@ def test_what_is_damaged_while_it_is_in_use_is_left_out(path, store):
         scope.add_code("c0de", {"load": "1"})
         scope.append("a", record(1))
     sql(path, "UPDATE codes SET parts = '{}'")
-    sql(path, "UPDATE task_states SET state = 'failed'")
-    sql(path, "UPDATE runs SET state = 'failed'")
+    sql(path, "UPDATE task_states SET status = 'failed'")
+    sql(path, "UPDATE runs SET status = 'failed'")
     for query in (
         lambda: store.read_scope("etl").codes, lambda: store.read_scope("etl").tasks, store.query_runs,
         lambda: store.query_task_history("a"),
@@ -1103,7 +1103,7 @@ def test_what_is_damaged_while_it_is_in_use_is_left_out(path, store):
 
 def test_a_run_replaces_what_was_damaged(path, opens):
     fill(opens(), ("a", record(1)), ("b", record(2)))
-    sql(path, "UPDATE task_states SET value = '9' WHERE number = 1")
+    sql(path, "UPDATE task_states SET result = '9' WHERE number = 1")
     with pytest.warns(RuntimeWarning):
         store = opens()
     fill(store, ("a", record(3)), run_id="r2")
@@ -1113,7 +1113,7 @@ def test_a_run_replaces_what_was_damaged(path, opens):
 def test_numbers_that_records_name_are_not_used_again_after_damage(path, opens):
     fill(opens(), ("a", record(1)), ("b", record(2, upstream=[1])), ("c", record(3)))
     sql(path, "UPDATE latest SET number = 1 << 60 WHERE task = 'a'")
-    sql(path, "UPDATE dags SET last_number = 0")
+    sql(path, "UPDATE workflows SET last_number = 0")
     with pytest.warns(RuntimeWarning, match="2 rows"):
         store = opens()
     with scope_of(store, run_id="r2") as scope:
@@ -1173,14 +1173,14 @@ def test_a_write_goes_to_the_file_that_has_replaced_a_damaged_one(path, opens):
     store = opens()
     fill(store, ("a", record(1)), ("b", record(2)))
     scope = store.open_scope("etl", "r2")
-    sql(path, "UPDATE task_states SET value = '9' WHERE number = 1")
+    sql(path, "UPDATE task_states SET result = '9' WHERE number = 1")
     with pytest.warns(RuntimeWarning):
         other = opens()
     scope.append("c", record(3))
     store.set("key", 1)
     scope.close("succeeded", NOW, 1.0)
     assert other.read_scope("etl").tasks == {"b": record(2), "c": record(3)}
-    assert (other.get("key"), other.query_runs()[0]["state"]) == (1, "succeeded")
+    assert (other.get("key"), other.query_runs()[0]["status"]) == (1, "COMPLETED")
 
 
 def test_damage_that_is_met_in_use_is_mended_and_the_write_is_done(path, opens):
@@ -1355,10 +1355,10 @@ def test_a_run_goes_on_where_an_earlier_one_failed(executor, path):
         second = small_dag().run(state=store, resume=True, executor=executor)
         assert second == {"one": 1, "double": 2, "total": (1, 2)}
         assert [name for name, task in second.tasks.items() if task.restored] == ["one"]
-        assert [(row["state"], row["run_id"], row["error"]) for row in store.query_task_history("double")] == [
-            ("succeeded", second.run_id, ""), ("failed", first.run_id, "ValueError: no"),
+        assert [(row["status"], row["run_id"], row["error"]) for row in store.query_task_history("double")] == [
+            ("COMPLETED", second.run_id, ""), ("FAILED", first.run_id, "ValueError: no"),
         ]  # fmt: skip
-        assert [run["state"] for run in store.query_runs("small")] == ["succeeded", "failed"]
+        assert [run["status"] for run in store.query_runs("small")] == ["COMPLETED", "FAILED"]
     third = small_dag().run(state=SQLiteStateStore(path), resume=True, executor=executor)
     assert all(task.restored for task in third.tasks.values())
 

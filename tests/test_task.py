@@ -620,7 +620,7 @@ def test_two_mapped_copies_need_two_names():
     source >> [triple.map(), triple.with_options(name="again").map()]
     assert len(DAG("etl", tasks=[source, *source.downstream]).run()) == 3
     source >> triple.map()
-    with pytest.raises(DefinitionError, match="two tasks are named 'triple'"):
+    with pytest.raises(DefinitionError, match="a task named 'triple' already exists"):
         DAG("etl", tasks=[source, *source.downstream]).validate()
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from ..exceptions import StateSerializationError
 from ..state.digest import digest
 from ..state.fingerprint import Fingerprinter, changes
-from ..state.store import FAILED, SKIPPED
+from ..state.store import FAILED, SKIPPED, SUCCEEDED
 from .binding import INPUT
 
 TYPE_CHECKING = False
@@ -135,6 +135,9 @@ class History:
     def _fit(self, i: int, record: Record | None, tokens: Sequence[Token]) -> tuple[Record | None, str]:
         if record is None:
             return None, "never finished"
+        if not record.code:  # somebody else has written it
+            is_done = record.state == SUCCEEDED
+            return (record, f"restored from {record.origin}") if is_done else (None, f"stands as {record.state}")
         code = self._codes.of[i]
         if record.code != code:
             before = self._view.codes.get(record.code)
@@ -146,7 +149,7 @@ class History:
             return None, f"failed before: {record.error}"
         if record.state == SKIPPED:
             return record, "skipped before"
-        return record, f"restored from run {record.run_id}"
+        return record, f"restored from {record.origin}"
 
     def _why_not(self, i: int, before: Sequence[Token], now: Sequence[Token]) -> str:
         upstream = self._program.graph.upstream[i]

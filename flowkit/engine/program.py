@@ -212,12 +212,12 @@ def freeze_tasks(tasks: Sequence[Task[..., Any]], upstream: Sequence[Sequence[in
         raise DAGCycleError([tasks[position].name for position in cycle.args[0]]) from None
 
 
-def raise_problems(name: str, problems: Sequence[DefinitionError]) -> None:
-    """Raise the one problem, or one error that lists all; nothing without problems."""
+def raise_problems(where: str, problems: Sequence[DefinitionError]) -> None:
+    """Raise the one problem, or one error that lists all those of the graph *where*; nothing without problems."""
     if len(problems) == 1:
         raise problems[0]
     if problems:
-        raise DefinitionError(f"DAG {name!r} has {plural(len(problems), 'problem')}; nothing has run:", problems)
+        raise DefinitionError(f"{where} has {plural(len(problems), 'problem')}; nothing has run:", problems)
 
 
 def _duplicates(tasks: Sequence[Task[..., Any]]) -> list[DefinitionError]:
@@ -251,7 +251,8 @@ def _compile_calls(program: Program, inputs: Collection[str], *, names_only: boo
             silent = {program.index.get(before.name) for before in task.order_only}
             ids = tuple([u for u in ids if u not in silent])
         is_mapped = task.mapped_over is not None
-        if options.when is None and not (names_only or is_mapped) and shape.fits(len(ids)):
+        is_plain = options.when is None and not is_mapped
+        if is_plain and (shape.takes_nothing if names_only else shape.fits(len(ids))):
             plain: tuple[int, ...] | None = () if shape.takes_nothing else ids
         else:
             try:

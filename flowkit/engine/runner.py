@@ -472,7 +472,7 @@ class Run:
         try:
             found = checkpoint.keep_mapped(i)
             if found is not None:
-                record.restored[i] = record.reasons[i] = f"restored from run {found.run_id}"
+                record.restored[i] = record.reasons[i] = f"restored from {found.origin}"
                 record.forget_start(i)
         except StateError as error:
             self._broken = error
@@ -736,7 +736,7 @@ class Run:
                 continue
             checkpoint.take(i, found)
             record.values[i] = value
-            record.restored[i] = record.reasons[i] = f"restored from run {found.run_id}"
+            record.restored[i] = record.reasons[i] = f"restored from {found.origin}"
             waiting += self._finish(i, SUCCEEDED)
             self._announcer.task_ended(i)
             admitted += self._tell_decided(i)

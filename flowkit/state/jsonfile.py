@@ -32,7 +32,7 @@ from . import records
 from .disk import attempt, make_folder, remove, replace_file
 from .journal import HEADS, Journal, deletion, is_folded, note_of, replay
 from .locks import FileLock
-from .records import CACHE
+from .records import CACHE, SAVED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class JSONFile:
         journal = found or b""
         self._is_synced = False
         is_stale = is_folded(journal, "", snapshot.sections)
-        damage = replay(journal, "", [CACHE], snapshot.sections, replaces=True)
+        damage = replay(journal, "", [CACHE, SAVED], snapshot.sections, replaces=True)
         self.sections = snapshot.sections
         self._head = _head(data)
         self._size = len(data)
@@ -168,9 +168,22 @@ class JSONFile:
         del known[HEADS]
         return known
 
+    def entry_of(self, scope: str, task: str) -> bytes | None:
+        """Return the entry of *task* of the DAG *scope*; None if there is none."""
+        if os.path.exists(self.journal_of(scope)):
+            return self.scope(scope).get(parts_of(scope)[0], {}).get(task)
+        return self.refresh().get(parts_of(scope)[0], {}).get(task)
+
+    def saved(self, scope: str) -> dict[str, bytes]:
+        """Return the entries of SAVED of the DAG *scope*, by task."""
+        found = self.refresh().get(SAVED, {}).items()
+        return {key.partition("\n")[2]: entry for key, entry in list(found) if key.partition("\n")[0] == scope}
+
     def scopes(self) -> list[str]:
         """Return the names of the DAGs of which something is kept, in the snapshot or by a run that was killed."""
-        names = dict.fromkeys(section[1] for section in self.refresh() if section[0] == "runs")
+        sections = self.refresh()
+        names = dict.fromkeys(section[1] for section in list(sections) if section[0] == "runs")
+        names.update(dict.fromkeys(key.partition("\n")[0] for key in list(sections.get(SAVED, {}))))
         for path in self._beside(".journal"):
             head = (self._read(path) or b"").partition(b"\n")[0]
             found = records.unseal(HEADS, head[1:-1])
@@ -217,13 +230,13 @@ class JSONFile:
                 self._is_locked = False
                 lock.release()
 
-    def put(self, key: str, entry: bytes | None) -> None:
-        """Store *entry* of the cache, or delete what is there if it is None. Under the lock.
+    def put(self, section: Section, key: str, entry: bytes | None) -> None:
+        """Store *entry* of CACHE or SAVED, or delete what is there if it is None. Under the lock.
 
         Raises:
             StateWriteError: The disk refused it.
         """
-        entries = self.sections.setdefault(CACHE, {})
+        entries = self.sections.setdefault(section, {})
         before = entries.pop(key, None)
         if entry is not None:
             entries[key] = entry
@@ -233,7 +246,7 @@ class JSONFile:
             self.save()
         else:
             try:
-                self._append(deletion(CACHE, key) if entry is None else entry)
+                self._append(deletion(section, key) if entry is None else entry)
             except StateWriteError:
                 entries.pop(key, None)
                 if before is not None:

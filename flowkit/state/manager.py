@@ -123,7 +123,7 @@ class StateManager(Cache):
         numbers = json.dumps({"timestamp": entry.timestamp, "ttl": entry.ttl})
         body = f'{{"value":{value},{numbers[1:-1]},"metadata":{metadata}}}'
         with self._file.locked():
-            self._file.put(key, records.seal(CACHE, key, body))
+            self._file.put(CACHE, key, records.seal(CACHE, key, body))
 
     def _remove(self, keys: list[str] | None, expired_at: float | None = None) -> list[str]:
         if self._file is None:
@@ -138,7 +138,7 @@ class StateManager(Cache):
         with self._file.locked():
             gone = self._chosen(keys, expired_at, self._file.sections.get(CACHE, {}))
             if len(gone) == 1:
-                self._file.put(gone[0], None)
+                self._file.put(CACHE, gone[0], None)
             elif gone:
                 for key in gone:
                     del self._file.sections[CACHE][key]
@@ -175,8 +175,16 @@ class StateManager(Cache):
             try:
                 journal.close()
                 self._file.fold(known, {section: {} for section in parts_of(known)})
+                self._forget_saved(known)
             finally:
                 lock.release()
+
+    def _forget_saved(self, workflow: str) -> None:
+        """Forget what was saved by hand of the tasks of *workflow*."""
+        assert self._file is not None  # noqa: S101 - for the type checker: only there is something saved by hand
+        for task in self._file.saved(workflow):
+            with self._file.locked():
+                self._file.put(records.SAVED, f"{workflow}\n{task}", None)
 
     def codec(self, modules: Collection[str]) -> Codec:
         """Return what turns values into text, for tasks of *modules*."""
@@ -194,7 +202,7 @@ class StateManager(Cache):
     def read_scope(self, name: str) -> View:
         """Return what is kept of the DAG *name* without having it."""
         if self._file is not None:
-            return FileView(name, self._file.scope(name))
+            return FileView(self._file, name, self._file.scope(name))
         return self._scopes.get(name) or MemoryScope()
 
 

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 CACHE: Section = ("cache",)
+SAVED: Section = ("saved",)
+"""Records of tasks that were written by hand, by workflow and task."""
 _SEAL = re.compile(rb',"crc":"([0-9a-f]{8})"\}')
 _SEAL_SIZE = 18
 _read_json = json.JSONDecoder().raw_decode

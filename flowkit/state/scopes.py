@@ -32,10 +32,12 @@ _NUMBER = re.compile(rb'\{"id":(\d+)')
 
 
 class FileView:
-    """What a JSON file keeps of the DAG *name*, as *sections* of entries."""
+    """What *file* keeps of the DAG *name*, whose *sections* of entries are known."""
 
-    def __init__(self, name: str, sections: Sections) -> None:
+    def __init__(self, file: JSONFile, name: str, sections: Sections) -> None:
         self._sections = sections
+        self._saved = file.saved(name)
+        self._saved_for_all = file.saved("") if name else {}
         self._names = dict(zip(("tasks", "items", "codes"), parts_of(name), strict=True))
 
     def _bodies(self, part: str) -> dict[str, Any]:
@@ -45,8 +47,14 @@ class FileView:
 
     @cached_property
     def tasks(self) -> Mapping[str, Record]:
-        """The latest record of each task."""
-        return {name: Record.from_json(body) for name, body in self._bodies("tasks").items()}
+        """The latest record of each task; one that belongs to no DAG counts where there is no other."""
+        found = {name: Record.from_json(body) for name, body in self._bodies("tasks").items()}
+        for task, entry in self._saved.items():
+            newest(found, task, saved_record(entry))
+        for task, entry in self._saved_for_all.items():
+            if task not in found:
+                newest(found, task, saved_record(entry))
+        return found
 
     @cached_property
     def items(self) -> Mapping[str, Mapping[int, Record]]:
@@ -72,7 +80,7 @@ class FileScope(FileView):
         self._lock: FileLock
         self._journal: Journal
         self._lock, self._journal, known = file.open_scope(name)
-        super().__init__(name, {section: dict(entries) for section, entries in known.items()})
+        super().__init__(file, name, {section: dict(entries) for section, entries in known.items()})
         self._is_closed = False
         self._new: Sections = {section: {} for section in self._names.values()}
 
@@ -111,6 +119,18 @@ class FileScope(FileView):
             self._file.fold(self._name, known)
         finally:
             self._lock.release()
+
+
+def saved_record(entry: bytes) -> Record | None:
+    """Return the record in *entry* of SAVED; None if it is damaged."""
+    found = records.unseal(records.SAVED, entry)
+    return None if found is None else Record.from_json(found[1])
+
+
+def newest(among: dict[str, Record], task: str, record: Record | None) -> None:
+    """Put *record* of *task* in the place of what is *among*, unless that is newer."""
+    if record is not None and (task not in among or record.ended_at >= among[task].ended_at):
+        among[task] = record
 
 
 _CODE = re.compile(rb'"code":"([^"]*)"')

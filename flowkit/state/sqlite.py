@@ -58,7 +58,8 @@ from .disk import Disk, attempt, make_folder, remove
 from .face import Cache, Entry
 from .locks import FileLock
 from .manager import absolute, check_private
-from .store import Record, check_options
+from .store import SUCCEEDED, Record, check_options, iso
+from .taskstates import TaskStates
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ megabyte; of the smaller ones also each row, which takes 20 ms for each."""
 _DAY = 86_400.0
 
 
-class SQLiteStateStore(Cache):
+class SQLiteStateStore(TaskStates, Cache):
     """Values by key, and the results of runs, in one SQLite database: for many processes and large histories.
 
     It does what ``StateManager(path)`` does. A value costs the same however many there are, every record of a task is
@@ -90,14 +91,16 @@ class SQLiteStateStore(Cache):
     seconds; whatever changes a row by other means than this class makes its ``checksum`` wrong, and it is left out):
 
     =============== ==============================================================================================
-    ``runs``        one row for each run: ``id, dag, run_id, state, started_at, ended_at, duration, pid, host``; its
-                    state is ``running`` until it ends, and ``killed`` if a later run finds that it never did
-    ``task_states`` one row for each record of a task: ``id, dag, task, item, number, state, code, upstream, run_id,
-                    ended_at, duration, attempts, value, error``; *item* is NULL for a task as a whole, *code* its
-                    fingerprint, *upstream* the numbers of the records that it was made from, *value* JSON
-    ``latest``      the ``id`` of the row that counts, by ``dag, task, item``; *item* is -1 for a task as a whole
-    ``codes``       what a fingerprint is made of, by ``dag, code``: *parts* is JSON
-    ``dags``        ``dag``, the ``last_number`` of its records, and when the ``oldest`` of them can have ended
+    ``runs``        one row for each run: ``id, workflow, run_id, status, started_at, ended_at, duration, pid, host``;
+                    *workflow* is the name of the DAG or workflow; *status* is ``RUNNING`` until the run ends, and
+                    ``KILLED`` if a later one finds that it never did
+    ``task_states`` one row for each record of a task: ``id, workflow, task, item, number, status, code, upstream,
+                    run_id, ended_at, duration, attempts, result, error, metadata``; *status* is ``COMPLETED``,
+                    ``FAILED`` or ``SKIPPED``, *item* NULL for a task as a whole, *code* its fingerprint, *upstream*
+                    the numbers of the records that it was made from, *result* and *metadata* are JSON
+    ``latest``      the ``id`` of the row that counts, by ``workflow, task, item``; *item* is -1 for a task as a whole
+    ``codes``       what a fingerprint is made of, by ``workflow, code``: *parts* is JSON
+    ``workflows``   ``workflow``, the ``last_number`` of its records, and when the ``oldest`` of them can have ended
     ``cache``       ``key, value, timestamp, ttl, metadata``; *timestamp* is in seconds since 1970
     =============== ==============================================================================================
 
@@ -223,14 +226,46 @@ class SQLiteStateStore(Cache):
         """
         if not self._database.exists:
             return
-        query = "SELECT dag FROM dags UNION SELECT dag FROM runs UNION SELECT dag FROM task_states"
-        known = [_told(dag) for (dag,) in self._database.read(lambda c: c.execute(query).fetchall()) or ()]
-        for dag in known if name is None else [name]:
-            lock = self._lock(dag)
+        for workflow in self.scopes() if name is None else [name]:
+            lock = self._lock(workflow)
             try:
-                self._database.write(lambda c, dag=dag: _forget(c, dag))  # type: ignore[misc]
+                self._database.write(lambda c, workflow=workflow: _forget(c, workflow))  # type: ignore[misc]
             finally:
                 lock.release()
+
+    def scopes(self) -> list[str]:
+        """Return the names of the DAGs and workflows of which something is kept."""
+        query = "SELECT workflow FROM workflows UNION SELECT workflow FROM runs UNION SELECT workflow FROM task_states"
+        return [_told(workflow) for (workflow,) in self._database.read(lambda c: c.execute(query).fetchall()) or ()]
+
+    def find_record(self, workflow: str, task: str) -> Record | None:
+        """Return the latest record of *task* of *workflow*; None if there is none."""
+        query, key = f"{_SELECT_LATEST} AND latest.task = ? AND latest.item = -1", (_stored(workflow), _stored(task))
+        rows = self._database.read(lambda c: c.execute(query, key).fetchall()) or ()
+        return next((found for row in rows if (found := _record_of(row)) is not None), None)
+
+    def save_record(self, workflow: str, task: str, record: Record) -> None:
+        """Keep *record*, which somebody has made by hand."""
+        columns = _columns_of(workflow, task, record, -1)
+
+        def save(connection: Connection) -> None:
+            own = columns[0]
+            row_id = _put(connection, "task_states", *columns)
+            _put(connection, "latest", own, columns[1], -1, record.number, row_id)
+            last, oldest = _read_workflow(connection, own)
+            _put(connection, "workflows", own, last, min(oldest, iso(record.ended_at)))
+
+        self._database.write(save)
+
+    def forget_record(self, workflow: str, task: str) -> None:
+        """Forget everything of *task* of *workflow*, its history too."""
+        if self.find_record(workflow, task) is None:
+            return
+        lock = self._lock(workflow)
+        try:
+            self._database.write(lambda connection: _forget(connection, workflow, task))
+        finally:
+            lock.release()
 
     def codec(self, modules: Collection[str]) -> Codec:
         """Return what turns values into text, for tasks of *modules*."""
@@ -264,48 +299,49 @@ class SQLiteStateStore(Cache):
 
     # ------------------------------------------------------------ queries
 
-    def query_task_history(self, name: str, limit: int = 100, *, dag: str | None = None) -> list[dict[str, Any]]:
+    def query_task_history(self, name: str, limit: int = 100, *, workflow: str | None = None) -> list[dict[str, Any]]:
         """Return the records of the task *name*, the newest first.
 
         Args:
             name: The task, in whatever DAG.
             limit: How many there are at most.
-            dag: The DAG; None for all.
+            workflow: The name of the DAG or workflow; None for all.
 
         Returns:
-            For each: ``dag``, ``task``, ``item`` (None for a task as a whole), ``run_id``, ``state``, ``ended_at`` (ISO
-            8601, UTC), ``duration`` (seconds), ``attempts``, and ``error`` ("" if there is none).
+            For each: ``workflow``, ``task``, ``item`` (None for a task as a whole), ``run_id``, ``status``,
+            ``ended_at`` (ISO 8601, UTC), ``duration`` (seconds), ``attempts``, and ``error`` ("" if there is none).
         """
-        # The index begins with the DAG, so all of them are named.
-        dags = "SELECT dag FROM dags" if dag is None else "?"
-        query = f"SELECT * FROM task_states WHERE dag IN ({dags}) AND task = ? ORDER BY ended_at DESC, id DESC LIMIT ?"  # noqa: S608
-        values = (*([] if dag is None else [_stored(dag)]), _stored(name), _check_limit("query_task_history", limit))
+        # The index begins with the workflow, so all of them are named.
+        among = "SELECT workflow FROM workflows" if workflow is None else "?"
+        query = f"SELECT * FROM task_states WHERE workflow IN ({among}) AND task = ? ORDER BY ended_at DESC, id DESC LIMIT ?"  # noqa: E501, S608
+        own = [] if workflow is None else [_stored(workflow)]
+        values = (*own, _stored(name), _check_limit("query_task_history", limit))
         rows = self._database.read(lambda connection: connection.execute(query, values).fetchall())
         return [
             {
-                "dag": _told(row[1]), "task": _told(row[2]), "item": row[3], "run_id": row[8], "state": row[5],
+                "workflow": _told(row[1]), "task": _told(row[2]), "item": row[3], "run_id": row[8], "status": row[5],
                 "ended_at": row[9], "duration": row[10], "attempts": row[11], "error": _told(row[13] or ""),
             }
             for row in self._database.whole("task_states", rows or ())
         ]  # fmt: skip
 
-    def query_runs(self, dag: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
-        """Return the runs of the DAG *dag*, or of all, the newest first.
+    def query_runs(self, workflow: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """Return the runs of the DAG or workflow *workflow*, or of all, the newest first.
 
         Args:
-            dag: The DAG; None for all.
+            workflow: Its name; None for all.
             limit: How many there are at most.
 
         Returns:
-            For each: ``dag``, ``run_id``, ``state``, ``started_at``, ``ended_at`` (None while it is running),
+            For each: ``workflow``, ``run_id``, ``status``, ``started_at``, ``ended_at`` (None while it is running),
             ``duration`` (seconds, or None), ``pid`` and ``host``.
         """
-        where, values = ("", ()) if dag is None else ("WHERE dag = ?", (_stored(dag),))
+        where, values = ("", ()) if workflow is None else ("WHERE workflow = ?", (_stored(workflow),))
         query, values = f"SELECT * FROM runs {where} ORDER BY id DESC LIMIT ?", (*values, _check_limit("query_runs", limit))  # noqa: E501, S608
         rows = self._database.read(lambda connection: connection.execute(query, values).fetchall())
-        names = ("dag", "run_id", "state", "started_at", "ended_at", "duration", "pid", "host")
+        names = ("workflow", "run_id", "status", "started_at", "ended_at", "duration", "pid", "host")
         return [
-            {**dict(zip(names, row[1:-1], strict=True)), "dag": _told(row[1])}
+            {**dict(zip(names, row[1:-1], strict=True)), "workflow": _told(row[1])}
             for row in self._database.whole("runs", rows or ())
         ]
 
@@ -362,7 +398,11 @@ class SQLiteView:
         return self._read_records()
 
     def _read_records(self) -> dict[tuple[str, int], Record]:
-        rows = self._database.read(lambda c: c.execute(_SELECT_LATEST, (_stored(self._name),)).fetchall()) or ()
+        own = self._read_latest(self._name)
+        return {**self._read_latest(""), **own} if self._name else own  # what belongs to no DAG is there for all
+
+    def _read_latest(self, name: str) -> dict[tuple[str, int], Record]:
+        rows = self._database.read(lambda c: c.execute(_SELECT_LATEST, (_stored(name),)).fetchall()) or ()
         records = {}
         for row in rows:
             found = _record_of(row)
@@ -372,7 +412,7 @@ class SQLiteView:
         return records
 
     def _read_codes(self) -> dict[str, Mapping[str, str]]:
-        query = "SELECT * FROM codes WHERE dag = ?"
+        query = "SELECT * FROM codes WHERE workflow = ?"
         rows = self._database.read(lambda c: c.execute(query, (_stored(self._name),)).fetchall())
         return {code: json.loads(parts) for _, code, parts, _ in self._database.whole("codes", rows or ())}
 
@@ -403,13 +443,14 @@ class SQLiteScope(SQLiteView):
     def _begin(self, connection: Connection) -> int:
         """Note that the run goes on; return the last number of a record."""
         name, run_id, pid, host = self._run
-        dag = _stored(name)
-        for row in connection.execute("SELECT * FROM runs WHERE dag = ? AND state = 'running'", (dag,)).fetchall():
+        workflow = _stored(name)
+        running = "SELECT * FROM runs WHERE workflow = ? AND status = 'RUNNING'"
+        for row in connection.execute(running, (workflow,)).fetchall():
             if _is_whole("runs", row):
-                _put(connection, "runs", *row[1:3], "killed", *row[4:-1], row_id=row[0])
-        _put(connection, "runs", dag, run_id, "running", _iso(self._opened_at), None, None, pid, host)
-        last, oldest = _read_dag(connection, dag)
-        _put(connection, "dags", dag, last, min(oldest, _iso(self._opened_at)))
+                _put(connection, "runs", *row[1:3], "KILLED", *row[4:-1], row_id=row[0])
+        _put(connection, "runs", workflow, run_id, "RUNNING", iso(self._opened_at), None, None, pid, host)
+        last, oldest = _read_workflow(connection, workflow)
+        _put(connection, "workflows", workflow, last, min(oldest, iso(self._opened_at)))
         return last
 
     def append(self, task: str, record: Record, item: int = -1) -> None:
@@ -435,8 +476,8 @@ class SQLiteScope(SQLiteView):
         self._add_codes(connection)
         row_id = _put(connection, "task_states", *columns)
         if is_latest:
-            dag, task, _, number = columns[:4]
-            _put(connection, "latest", dag, task, item, number, row_id)
+            workflow, task, _, number = columns[:4]
+            _put(connection, "latest", workflow, task, item, number, row_id)
 
     def add_code(self, code: str, parts: Mapping[str, str]) -> None:
         """Keep what the fingerprint *code* is made of; it is written together with the next record."""
@@ -446,7 +487,7 @@ class SQLiteScope(SQLiteView):
     def _add_codes(self, connection: Connection) -> None:
         for code, parts in self._new_codes.items():
             row = _seal(_stored(self._name), code, parts)
-            same = "SELECT 1 FROM codes WHERE dag = ? AND code = ? AND parts = ? AND checksum = ?"
+            same = "SELECT 1 FROM codes WHERE workflow = ? AND code = ? AND parts = ? AND checksum = ?"
             if connection.execute(same, row).fetchone() is None:
                 _put(connection, "codes", *row[:-1])
 
@@ -462,16 +503,17 @@ class SQLiteScope(SQLiteView):
 
     def _end(self, connection: Connection, state: str, started_at: float, duration: float) -> None:
         name, run_id, pid, host = self._run
-        dag = _stored(name)
-        times = (_iso(started_at), _iso(started_at + duration), float(duration) + 0.0)
+        workflow = _stored(name)
+        times = (iso(started_at), iso(started_at + duration), float(duration) + 0.0)
         self._add_codes(connection)
-        own = "SELECT id FROM runs WHERE dag = ? AND state = 'running' AND run_id = ?"
-        (row_id,) = connection.execute(own, (dag, run_id)).fetchone() or (None,)
-        _put(connection, "runs", dag, run_id, state, *times, pid, host, row_id=row_id)
-        last, oldest = _read_dag(connection, dag)
-        _put(connection, "dags", dag, max(last, self.last_number), min(oldest, _iso(self._oldest)))
+        own = "SELECT id FROM runs WHERE workflow = ? AND status = 'RUNNING' AND run_id = ?"
+        (row_id,) = connection.execute(own, (workflow, run_id)).fetchone() or (None,)
+        status = SUCCEEDED if state == "succeeded" else state.upper()
+        _put(connection, "runs", workflow, run_id, status, *times, pid, host, row_id=row_id)
+        last, oldest = _read_workflow(connection, workflow)
+        _put(connection, "workflows", workflow, max(last, self.last_number), min(oldest, iso(self._oldest)))
         if self._gc_days is not None:
-            _sweep(connection, dag, _iso(time.time() - self._gc_days * _DAY))
+            _sweep(connection, workflow, iso(time.time() - self._gc_days * _DAY))
 
 
 # ---------------------------------------------------------------- the file
@@ -627,7 +669,7 @@ class Database:
             except _MovedError:
                 link = None
                 continue
-            except sqlite3.Error as error:
+            except _FAILURES as error:
                 self._drop(link)
                 if _stamp(self.path) == link.stamp:
                     if is_mended or _reason(error) not in _DAMAGE:
@@ -652,7 +694,7 @@ class Database:
             return None
         try:
             link = _Link(self._connect(), stamp)
-        except sqlite3.Error as error:
+        except _FAILURES as error:
             raise _refusal(error, self.path, "open") from error
         if _stamp(self.path) != stamp:  # so which of the two it is connected to is not known
             link.close()
@@ -739,7 +781,7 @@ class Database:
                 connection.text_factory = str  # faster, and what is no good text is damage as well
                 count = sum(not _is_whole(table, row) for table in _KEYS for row in _rows(connection, table))
                 return f"{plural(count, 'row')} with a checksum that does not fit" if count else ""
-        except sqlite3.Error as error:
+        except _FAILURES as error:
             if _reason(error) in _REFUSALS:
                 raise _refusal(error, self.path, "open") from error
             if _reason(error) == sqlite3.SQLITE_NOTADB and not self._was_ours():
@@ -899,13 +941,19 @@ _REFUSALS = _BUSY.union(_ERRNO, {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM, 
 """What it says when the file may be good. Any other error of a statement of ours means that the tables are not."""
 
 
-def _reason(error: sqlite3.Error) -> int:
+_FAILURES = (sqlite3.Error, UnicodeDecodeError)
+"""The second is what the module raises when SQLite tells of damage and quotes it."""
+
+
+def _reason(error: Exception) -> int:
     """Return SQLite's code without its details; -1 for an error of the module itself."""
+    if isinstance(error, UnicodeDecodeError):
+        return sqlite3.SQLITE_CORRUPT
     code: int | None = getattr(error, "sqlite_errorcode", None)
     return -1 if code is None else code & 0xFF
 
 
-def _refusal(error: sqlite3.Error, path: str, during: str) -> StateError:
+def _refusal(error: Exception, path: str, during: str) -> StateError:
     """Return what to raise for *error*."""
     if _reason(error) in _DAMAGE:
         return StateCorruptError(path, str(error), 0)
@@ -979,39 +1027,41 @@ _SCHEMA = {
     id INTEGER PRIMARY KEY, key TEXT NOT NULL, value TEXT NOT NULL, timestamp REAL NOT NULL, ttl REAL,
     metadata TEXT NOT NULL, checksum INTEGER NOT NULL)""",
     "runs": """CREATE TABLE runs (
-    id INTEGER PRIMARY KEY, dag TEXT NOT NULL, run_id TEXT NOT NULL, state TEXT NOT NULL, started_at TEXT NOT NULL,
-    ended_at TEXT, duration REAL, pid INTEGER NOT NULL, host TEXT NOT NULL, checksum INTEGER NOT NULL)""",
+    id INTEGER PRIMARY KEY, workflow TEXT NOT NULL, run_id TEXT NOT NULL, status TEXT NOT NULL,
+    started_at TEXT NOT NULL, ended_at TEXT, duration REAL, pid INTEGER NOT NULL, host TEXT NOT NULL,
+    checksum INTEGER NOT NULL)""",
     "task_states": """CREATE TABLE task_states (
-    id INTEGER PRIMARY KEY, dag TEXT NOT NULL, task TEXT NOT NULL, item INTEGER, number INTEGER NOT NULL,
-    state TEXT NOT NULL, code TEXT NOT NULL, upstream TEXT NOT NULL, run_id TEXT NOT NULL, ended_at TEXT NOT NULL,
-    duration REAL NOT NULL, attempts INTEGER NOT NULL, value TEXT, error TEXT, checksum INTEGER NOT NULL)""",
+    id INTEGER PRIMARY KEY, workflow TEXT NOT NULL, task TEXT NOT NULL, item INTEGER, number INTEGER NOT NULL,
+    status TEXT NOT NULL, code TEXT NOT NULL, upstream TEXT NOT NULL, run_id TEXT NOT NULL, ended_at TEXT NOT NULL,
+    duration REAL NOT NULL, attempts INTEGER NOT NULL, result TEXT, error TEXT, metadata TEXT,
+    checksum INTEGER NOT NULL)""",
     "latest": """CREATE TABLE latest (
-    dag TEXT NOT NULL, task TEXT NOT NULL, item INTEGER NOT NULL, number INTEGER NOT NULL, id INTEGER NOT NULL,
-    checksum INTEGER NOT NULL, PRIMARY KEY (dag, task, item)) WITHOUT ROWID""",
+    workflow TEXT NOT NULL, task TEXT NOT NULL, item INTEGER NOT NULL, number INTEGER NOT NULL, id INTEGER NOT NULL,
+    checksum INTEGER NOT NULL, PRIMARY KEY (workflow, task, item)) WITHOUT ROWID""",
     "codes": """CREATE TABLE codes (
-    dag TEXT NOT NULL, code TEXT NOT NULL, parts TEXT NOT NULL, checksum INTEGER NOT NULL,
-    PRIMARY KEY (dag, code)) WITHOUT ROWID""",
-    "dags": """CREATE TABLE dags (
-    dag TEXT PRIMARY KEY NOT NULL, last_number INTEGER NOT NULL, oldest TEXT NOT NULL, checksum INTEGER NOT NULL
+    workflow TEXT NOT NULL, code TEXT NOT NULL, parts TEXT NOT NULL, checksum INTEGER NOT NULL,
+    PRIMARY KEY (workflow, code)) WITHOUT ROWID""",
+    "workflows": """CREATE TABLE workflows (
+    workflow TEXT PRIMARY KEY NOT NULL, last_number INTEGER NOT NULL, oldest TEXT NOT NULL, checksum INTEGER NOT NULL
     ) WITHOUT ROWID""",
-    "runs_by_dag": "CREATE INDEX runs_by_dag ON runs (dag, state, started_at)",
-    "task_states_by_task": "CREATE INDEX task_states_by_task ON task_states (dag, task, state, ended_at)",
+    "runs_by_workflow": "CREATE INDEX runs_by_workflow ON runs (workflow, status, started_at)",
+    "task_states_by_task": "CREATE INDEX task_states_by_task ON task_states (workflow, task, status, ended_at)",
 }
 _KEYS = {
     "cache": ("id",),
     "runs": ("id",),
     "task_states": ("id",),
-    "latest": ("dag", "task", "item"),
-    "codes": ("dag", "code"),
-    "dags": ("dag",),
+    "latest": ("workflow", "task", "item"),
+    "codes": ("workflow", "code"),
+    "workflows": ("workflow",),
 }
 _NEVER = "9999"
 """After every time."""
 _HAVE_ID = frozenset({"cache", "runs", "task_states"})
 """Tables whose first column is an id, over which the checksum does not go: ``latest`` or the key tells that it fits."""
-_WIDTH = {"cache": 7, "runs": 10, "task_states": 15, "latest": 6, "codes": 4, "dags": 4}
+_WIDTH = {"cache": 7, "runs": 10, "task_states": 16, "latest": 6, "codes": 4, "workflows": 4}
 _INSERT = {table: f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * width)})" for table, width in _WIDTH.items()}  # noqa: E501, S608
-_SELECT_LATEST = "SELECT * FROM latest LEFT JOIN task_states ON task_states.id = latest.id WHERE latest.dag = ?"
+_SELECT_LATEST = "SELECT * FROM latest LEFT JOIN task_states ON task_states.id = latest.id WHERE latest.workflow = ?"
 
 
 def _seal(*columns: object) -> Row:
@@ -1056,16 +1106,12 @@ def _id_of(key: str) -> int:
 _compact = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(max(0.0, seconds), UTC).isoformat(timespec="microseconds")
-
-
-def _columns_of(dag: str, task: str, record: Record, item: int) -> Row:
+def _columns_of(workflow: str, task: str, record: Record, item: int) -> Row:
     """Return *record* as columns of task_states."""
     return (
-        _stored(dag), _stored(task), None if item < 0 else item, record.number, record.state, record.code,
-        _compact(record.upstream), record.run_id, _iso(record.ended_at), float(record.duration) + 0.0,
-        record.attempts, record.value or None, _stored(record.error) or None,
+        _stored(workflow), _stored(task), None if item < 0 else item, record.number, record.state, record.code,
+        _compact(record.upstream), record.run_id, iso(record.ended_at), float(record.duration) + 0.0,
+        record.attempts, record.value or None, _stored(record.error) or None, record.metadata or None,
     )  # fmt: skip
 
 
@@ -1075,53 +1121,58 @@ def _record_of(row: Row) -> Record | None:
     head, body = row[:width], row[width:]
     if not _is_whole("latest", head) or not _is_whole("task_states", body):
         return None
-    dag, task, item, number, *_ = head
-    if body[1:5] != (dag, task, None if item < 0 else item, number):
+    workflow, task, item, number, *_ = head
+    if body[1:5] != (workflow, task, None if item < 0 else item, number):
         return None
-    _, _, _, _, number, state, code, upstream, run_id, ended_at, duration, attempts, value, error, _ = body
+    _, _, _, _, number, state, code, upstream, run_id, ended_at, duration, attempts, value, error, metadata, _ = body
     return Record(
         number, state, code, json.loads(upstream), run_id, datetime.fromisoformat(ended_at).timestamp(), duration,
-        attempts, value or "", _told(error or ""),
+        attempts, value or "", _told(error or ""), metadata or "",
     )  # fmt: skip
 
 
-def _read_dag(connection: Connection, dag: str | bytes) -> tuple[int, str]:
-    """Return the last number of *dag*, and since when there can be records of it."""
-    row = connection.execute("SELECT * FROM dags WHERE dag = ?", (dag,)).fetchone()
-    last, oldest = (row[1], row[2]) if row is not None and _is_whole("dags", row) else (0, "" if row else _NEVER)
+def _read_workflow(connection: Connection, workflow: str | bytes) -> tuple[int, str]:
+    """Return the last number of *workflow*, and since when there can be records of it."""
+    row = connection.execute("SELECT * FROM workflows WHERE workflow = ?", (workflow,)).fetchone()
+    last, oldest = (row[1], row[2]) if row is not None and _is_whole("workflows", row) else (0, "" if row else _NEVER)
     # What a run that was killed has appended. A number that is damaged may be of any size.
-    query = "SELECT max(number) FROM latest WHERE dag = ? AND typeof(number) = 'integer' AND number < 1 << 53"
-    ((found,),) = connection.execute(query, (dag,))
+    query = "SELECT max(number) FROM latest WHERE workflow = ? AND typeof(number) = 'integer' AND number < 1 << 53"
+    ((found,),) = connection.execute(query, (workflow,))
     return max(last, found or 0), oldest
 
 
-def _forget(connection: Connection, name: str) -> None:
-    """Delete everything of the DAG *name*."""
-    for table in ("runs", "task_states", "latest", "codes", "dags"):
-        connection.execute(f"DELETE FROM {table} WHERE dag = ?", (_stored(name),))  # noqa: S608 - one of the names above
+def _forget(connection: Connection, name: str, task: str = "") -> None:
+    """Delete everything of the DAG *name*, or of one of its tasks."""
+    if task:
+        for table in ("task_states", "latest"):
+            own = (_stored(name), _stored(task))
+            connection.execute(f"DELETE FROM {table} WHERE workflow = ? AND task = ?", own)  # noqa: S608 - as below
+        return
+    for table in ("runs", "task_states", "latest", "codes", "workflows"):
+        connection.execute(f"DELETE FROM {table} WHERE workflow = ?", (_stored(name),))  # noqa: S608 - one of the names above
 
 
 def _sweep(connection: Connection, own: str | bytes, before: str) -> None:
     """Delete what has ended *before*, of the DAG *own* and of all others."""
     execute = connection.execute
-    for row in execute("SELECT * FROM dags WHERE oldest < ?", (before,)).fetchall():
-        dag = row[0]
-        execute("DELETE FROM task_states WHERE dag = ? AND ended_at < ?", (dag, before))
-        execute("DELETE FROM latest WHERE dag = ? AND id NOT IN (SELECT id FROM task_states)", (dag,))
-        ((oldest,),) = execute("SELECT min(ended_at) FROM task_states WHERE dag = ?", (dag,))
-        _put(connection, "dags", dag, _read_dag(connection, dag)[0], oldest or _NEVER)
-        running = "SELECT 1 FROM runs WHERE dag = ? AND state = 'running'"
-        if dag == own or not execute(running, (dag,)).fetchone():  # else a record may come that names one
-            unused = "DELETE FROM codes WHERE dag = ? AND code NOT IN (SELECT code FROM task_states WHERE dag = ?)"
-            execute(unused, (dag, dag))
-    execute("DELETE FROM runs WHERE state != 'running' AND coalesce(ended_at, started_at) < ?", (before,))
+    for row in execute("SELECT * FROM workflows WHERE oldest < ?", (before,)).fetchall():
+        workflow = row[0]
+        execute("DELETE FROM task_states WHERE workflow = ? AND ended_at < ?", (workflow, before))
+        execute("DELETE FROM latest WHERE workflow = ? AND id NOT IN (SELECT id FROM task_states)", (workflow,))
+        ((oldest,),) = execute("SELECT min(ended_at) FROM task_states WHERE workflow = ?", (workflow,))
+        _put(connection, "workflows", workflow, _read_workflow(connection, workflow)[0], oldest or _NEVER)
+        running = "SELECT 1 FROM runs WHERE workflow = ? AND status = 'RUNNING'"
+        if workflow == own or not execute(running, (workflow,)).fetchone():  # else a record may come that names one
+            used = "SELECT code FROM task_states WHERE workflow = ?"
+            execute(f"DELETE FROM codes WHERE workflow = ? AND code NOT IN ({used})", (workflow, workflow))  # noqa: S608
+    execute("DELETE FROM runs WHERE status != 'RUNNING' AND coalesce(ended_at, started_at) < ?", (before,))
 
 
 def _salvage(old: Connection, new: Connection, tables: Collection[str]) -> int:
     """Copy what can be trusted of *tables*; return how many values and results that is, -1 if nothing can be read."""
     try:
         old.execute("SELECT name FROM sqlite_master").fetchall()
-    except sqlite3.DatabaseError:
+    except _FAILURES:
         return -1
     for table in sorted(_HAVE_ID.intersection(tables)):
         _copy(_walk(old, table), new, table)
@@ -1129,20 +1180,20 @@ def _salvage(old: Connection, new: Connection, tables: Collection[str]) -> int:
         if table in tables:
             where = " AND ".join(f"{column} = ?" for column in _KEYS[table])
             for key in new.execute(query).fetchall():
-                with contextlib.suppress(sqlite3.DatabaseError):
+                with contextlib.suppress(*_FAILURES):
                     _copy(old.execute(f"SELECT * FROM {table} WHERE {where}", key), new, table)  # noqa: S608
     new.execute(
         "DELETE FROM latest WHERE NOT EXISTS (SELECT 1 FROM task_states s WHERE s.id = latest.id "
-        "AND s.dag = latest.dag AND s.task = latest.task AND s.number = latest.number)"
+        "AND s.workflow = latest.workflow AND s.task = latest.task AND s.number = latest.number)"
     )
     ((count,),) = new.execute("SELECT (SELECT count(*) FROM cache) + (SELECT count(*) FROM latest)")
     return int(count)
 
 
 _NAMED = {
-    "latest": "SELECT DISTINCT dag, task, ifnull(item, -1) FROM task_states",
-    "codes": "SELECT DISTINCT dag, code FROM task_states",
-    "dags": "SELECT dag FROM task_states UNION SELECT dag FROM runs",
+    "latest": "SELECT DISTINCT workflow, task, ifnull(item, -1) FROM task_states",
+    "codes": "SELECT DISTINCT workflow, code FROM task_states",
+    "workflows": "SELECT workflow FROM task_states UNION SELECT workflow FROM runs",
 }
 """What gives the keys of the rows of a table that has no ids."""
 
@@ -1161,7 +1212,7 @@ def _walk(connection: Connection, table: str) -> Iterator[Row]:
         """Return the next row; one that is empty if that cannot be read, None if there is none."""
         try:
             row: Row | None = connection.execute(query, (after,)).fetchone()
-        except sqlite3.DatabaseError:
+        except _FAILURES:
             return ()
         return row
 

@@ -14,6 +14,7 @@ as a record names them.
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 from ..exceptions import OptionError, shown
 from ..retry import check_seconds
@@ -97,7 +98,8 @@ if TYPE_CHECKING:
             """Return what is kept of the DAG *name* without having it."""
 
 
-SUCCEEDED, FAILED, SKIPPED = "succeeded", "failed", "skipped"
+SUCCEEDED, FAILED, SKIPPED = "COMPLETED", "FAILED", "SKIPPED"
+"""What stands in records. Others can be written by hand, and mean that the task has not finished."""
 
 
 class Record:
@@ -105,8 +107,8 @@ class Record:
 
     Attributes:
         number: Tells it from the other records of its scope; later ones have larger numbers.
-        state: "succeeded", "failed" or "skipped".
-        code: The fingerprint of what ran.
+        state: "COMPLETED", "FAILED" or "SKIPPED"; any word in one that was written by hand.
+        code: The fingerprint of what ran; empty if it is not known, so that the name alone decides.
         upstream: For each task upstream, in wiring order, the number of its record, or a word.
         run_id: The run.
         ended_at: Seconds since the epoch.
@@ -114,10 +116,12 @@ class Record:
         attempts: How many there were.
         value: The encoded result; for a mapped task how many items, and a hash of which; empty without a result.
         error: What it failed with, in words; or why it was skipped.
+        metadata: What somebody has written by hand with it, encoded; empty if nobody has.
     """
 
     __slots__ = (
-        "attempts", "code", "duration", "ended_at", "error", "number", "run_id", "state", "upstream", "value",
+        "attempts", "code", "duration", "ended_at", "error", "metadata", "number", "run_id", "state", "upstream",
+        "value",
     )  # fmt: skip
 
     def __init__(
@@ -132,6 +136,7 @@ class Record:
         attempts: int,
         value: str = "",
         error: str = "",
+        metadata: str = "",
     ) -> None:
         self.number = number
         self.state = state
@@ -143,6 +148,7 @@ class Record:
         self.attempts = attempts
         self.value = value
         self.error = error
+        self.metadata = metadata
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Record):
@@ -154,28 +160,41 @@ class Record:
     def __repr__(self) -> str:
         return f"<Record {self.number}: {self.state} in run {self.run_id}>"
 
+    @property
+    def origin(self) -> str:
+        """Where it comes from, in words."""
+        return f"run {self.run_id}" if self.run_id else "what was saved by its name"
+
     def to_json(self) -> str:
-        """Return the record as one line of JSON, in which the value stands last."""
+        """Return the record as one line of JSON, in which the result stands last."""
         upstream = ",".join([str(token) if type(token) is int else json.dumps(token) for token in self.upstream])
+        error = json.dumps(self.error) if self.error else "null"
         text = (
-            f'{{"id":{self.number},"state":"{self.state}","code":"{self.code}","upstream":[{upstream}],'
-            f'"run":"{self.run_id}","ended_at":{self.ended_at:.6f},"duration":{self.duration:.6f},'
-            f'"attempts":{self.attempts}'
+            f'{{"id":{self.number},"status":"{self.state}","error":{error},"timestamp":"{iso(self.ended_at)}",'
+            f'"duration":{self.duration:.6f},"attempts":{self.attempts},"run":"{self.run_id}","code":"{self.code}",'
+            f'"upstream":[{upstream}]'
         )
-        if self.error:
-            text += f',"error":{json.dumps(self.error)}'
-        return f'{text},"value":{self.value}}}' if self.value else text + "}"
+        if self.metadata:
+            text += f',"metadata":{self.metadata}'
+        return f'{text},"result":{self.value}}}' if self.value else text + "}"
 
     @classmethod
     def from_json(cls, text: str) -> Record:
         """Return the record that *text* from :meth:`to_json` stands for."""
         # In a string the quotes would have backslashes, so this is the member and nothing else.
-        head, found, value = text.partition(',"value":')
+        head, found, value = text.partition(',"result":')
         read = json.loads(head + "}" if found else head)
+        metadata = read.get("metadata")
         return cls(
-            read["id"], read["state"], read["code"], read["upstream"], read["run"], read["ended_at"],
-            read["duration"], read["attempts"], value[:-1], read.get("error", ""),
+            read["id"], read["status"], read["code"], read["upstream"], read["run"],
+            datetime.fromisoformat(read["timestamp"]).timestamp(), read["duration"], read["attempts"], value[:-1],
+            read["error"] or "", "" if metadata is None else json.dumps(metadata),
         )  # fmt: skip
+
+
+def iso(seconds: float) -> str:
+    """Return *seconds* since the epoch as ISO 8601, in UTC."""
+    return datetime.fromtimestamp(max(0.0, seconds), UTC).isoformat(timespec="microseconds")
 
 
 def check_options(where: str, durability: str, serializer: str, *, strict: bool, lock_timeout: float) -> None:
