@@ -23,7 +23,7 @@ from flowkit.engine.program import MANY, SPECIAL, compile_program, freeze_tasks,
 
 def program(*tasks, inputs=(), **options):
     compiled, problems = compile_program("etl", tasks, wiring.edges(tasks), inputs, **options)
-    raise_problems("etl", problems)
+    raise_problems("DAG 'etl'", problems)
     return compiled
 
 
@@ -254,7 +254,7 @@ def test_a_cycle_does_not_hide_the_other_problems():
 
 
 def test_without_problems_nothing_is_raised():
-    raise_problems("etl", [])
+    raise_problems("DAG 'etl'", [])
 
 
 # ---------------------------------------------------------------- the graph
