@@ -1184,15 +1184,16 @@ def test_a_write_goes_to_the_file_that_has_replaced_a_damaged_one(path, opens):
 
 
 def test_damage_that_is_met_in_use_is_mended_and_the_write_is_done(path, opens):
-    """A page in the middle of a large table is overwritten while the store is open."""
+    """What is in the middle of a large table is overwritten while the store is open."""
     store = opens()
     for number in range(60):
         store.set(f"k{number}", [number, "x" * 1000])
     store.close()
     store = opens()
     with open(path, "r+b") as file:
-        file.seek(path.stat().st_size // 8192 * 4096)
-        file.write(b"\xff" * 4096)
+        size = path.stat().st_size
+        file.seek(size // 4096 * 1024)
+        file.write(b"\xff" * (size // 2))
 
     def write_all():
         for number in range(60):

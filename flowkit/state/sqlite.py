@@ -39,6 +39,7 @@ import warnings
 import weakref
 from datetime import UTC, datetime
 from functools import cached_property
+from marshal import dumps
 from pathlib import Path
 from zlib import crc32
 
@@ -81,6 +82,8 @@ _SMALL, _TINY = 32_000_000, 4_000_000
 """Files of up to so many bytes are checked when they are opened: their pages, which takes up to 1.5 ms for each
 megabyte; of the smaller ones also each row, which takes 20 ms for each."""
 _DAY = 86_400.0
+_PAGE, _LOG_PAGES = 1024, 4000
+"""Bytes of a page, of which a record changes three, and how many of them the log holds before they go into the file."""
 
 
 class SQLiteStateStore(TaskStates, Cache):
@@ -716,6 +719,7 @@ class Database:
             for setting in (
                 "journal_mode = WAL",
                 f"synchronous = {'FULL' if self._syncs else 'NORMAL'}",
+                f"wal_autocheckpoint = {_LOG_PAGES}",
                 "secure_delete = ON",  # so that no page holds what once was true
                 "cell_size_check = ON",
                 "trusted_schema = OFF",
@@ -838,6 +842,7 @@ class Database:
         os.close(attempt(self.path, "make", Disk().open, path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         try:
             with contextlib.closing(_open(path, "rw")) as connection:
+                connection.execute(f"PRAGMA page_size = {_PAGE}")
                 connection.execute("BEGIN")
                 for text in _SCHEMA.values():
                     connection.execute(text)
@@ -1064,14 +1069,18 @@ _INSERT = {table: f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * widt
 _SELECT_LATEST = "SELECT * FROM latest LEFT JOIN task_states ON task_states.id = latest.id WHERE latest.workflow = ?"
 
 
-def _seal(*columns: object) -> Row:
+_MARSHAL = 2
+"""The last version of marshal's format that says the same whatever else refers to the value."""
+
+
+def _seal(*columns: Any) -> Row:
     """Return *columns* with their checksum. They must come back from SQLite as they are: no -0.0, no NaN."""
-    return (*columns, crc32(ascii(columns).encode()))
+    return (*columns, crc32(dumps(columns, _MARSHAL)))
 
 
 def _is_whole(table: str, row: Row) -> bool:
     first = table in _HAVE_ID
-    if row[-1] != crc32(ascii(row[first:-1]).encode()):
+    if row[-1] != crc32(dumps(row[first:-1], _MARSHAL)):
         return False
     return table != "cache" or bool(row[0] == _id_of(_told(row[1])))
 
@@ -1110,8 +1119,9 @@ def _columns_of(workflow: str, task: str, record: Record, item: int) -> Row:
     """Return *record* as columns of task_states."""
     return (
         _stored(workflow), _stored(task), None if item < 0 else item, record.number, record.state, record.code,
-        _compact(record.upstream), record.run_id, iso(record.ended_at), float(record.duration) + 0.0,
-        record.attempts, record.value or None, _stored(record.error) or None, record.metadata or None,
+        _compact(record.upstream) if record.upstream else "[]", record.run_id, iso(record.ended_at),
+        float(record.duration) + 0.0, record.attempts, record.value or None, _stored(record.error) or None,
+        record.metadata or None,
     )  # fmt: skip
 
 

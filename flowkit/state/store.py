@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from ..exceptions import OptionError, shown
 from ..retry import check_seconds
@@ -194,7 +195,13 @@ class Record:
 
 def iso(seconds: float) -> str:
     """Return *seconds* since the epoch as ISO 8601, in UTC."""
-    return datetime.fromtimestamp(max(0.0, seconds), UTC).isoformat(timespec="microseconds")
+    whole, micros = divmod(round(max(0.0, seconds) * 1e6), 1_000_000)
+    return f"{_iso_second(whole)}.{micros:06d}+00:00"
+
+
+@lru_cache(8)
+def _iso_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
 
 
 def check_options(where: str, durability: str, serializer: str, *, strict: bool, lock_timeout: float) -> None:
