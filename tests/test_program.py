@@ -18,7 +18,7 @@ from flowkit import (
     wiring,
 )
 from flowkit.engine.graph import CycleError, freeze
-from flowkit.engine.program import MANY, SPECIAL, compile_program, freeze_tasks, raise_problems
+from flowkit.engine.program import MANY, NAMED, SPECIAL, compile_program, freeze_tasks, raise_problems
 
 
 def program(*tasks, inputs=(), **options):
@@ -93,9 +93,17 @@ def test_results_by_position_are_the_quick_calls(func, ups, expected):
     assert arity_of(func, ups) == expected
 
 
+@pytest.mark.parametrize(("func", "ups", "expected"), [
+    (lambda **all: 0, 2, ((), (("u0", 0), ("u1", 1)))),
+    (lambda a, **all: 0, 3, ((0,), (("u1", 1), ("u2", 2)))),
+])  # fmt: skip
+def test_results_by_name_are_nearly_as_quick(func, ups, expected):
+    """ups ─► last"""
+    assert arity_of(func, ups) == (NAMED, expected)
+
+
 @pytest.mark.parametrize(("func", "ups", "options"), [
     (lambda a, *, u1: 0, 2, {}),
-    (lambda **all: 0, 2, {}),
     (lambda context: 0, 0, {}),
     (lambda a, context: 0, 1, {}),
     (lambda a: 0, 1, {"when": bool}),

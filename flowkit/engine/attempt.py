@@ -23,7 +23,7 @@ from ..exceptions import (
 from ..states import CANCELLED, FAILED, SKIPPED, SUCCEEDED
 from .binding import ABSENT, CONTEXT, INPUT, ITEM, RESULT
 from .condition import WhenFalse, close_awaitable
-from .program import MANY
+from .program import MANY, NAMED
 from .signature import read_signature
 
 TYPE_CHECKING = False
@@ -76,6 +76,7 @@ def make_call(
     program: Program,
     arity: bytes | bytearray,
     values: list[Any],
+    state: bytearray,
     context: Context,
     special: Callable[[int], Any],
 ) -> Callable[[int], Any]:
@@ -85,8 +86,9 @@ def make_call(
         program: What to call.
         arity: The arity of each id; SPECIAL hands it to *special*.
         values: The results so far.
+        state: The state of each id.
         context: The context variables that every attempt gets a copy of.
-        special: Makes the attempts that need more than results by position.
+        special: Makes the attempts that need more than results.
     """
     funcs, sources = program.funcs, program.sources
     copy, value_of = context.copy, values.__getitem__
@@ -103,6 +105,10 @@ def make_call(
             value = copy().run(funcs[i], values[a], values[b])
         elif kind <= MANY:
             value = copy().run(funcs[i], *map(value_of, sources[i]))
+        elif kind == NAMED:
+            ids, named = sources[i]
+            kwargs = {name: values[u] for name, u in named if state[u] == SUCCEEDED}
+            value = copy().run(funcs[i], *map(value_of, ids), **kwargs)
         else:
             value = special(i)
         if type(value) not in handed_on:

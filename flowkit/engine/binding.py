@@ -80,6 +80,17 @@ class Binding:
             return None
         return tuple([OWN if s.kind == ITEM else s.key for s in self.args])
 
+    def named_ids(self) -> tuple[tuple[int, ...], tuple[tuple[str, int], ...]] | None:
+        """Return the ids whose values are all there is to pass, by position and by name; None if the call needs more.
+
+        What is passed by name is left out if its task did not succeed.
+        """
+        if self.when is not None or any(s.kind != RESULT or s.default is not ABSENT for s in self.kwargs.values()):
+            return None
+        if any(s.kind != RESULT or s.default is not None for s in self.args):
+            return None
+        return tuple([s.key for s in self.args]), tuple([(name, s.key) for name, s in self.kwargs.items()])
+
     def map_over(self, name: str, func: Callable[..., Any], over: str) -> Source:
         """Have task *name* get one item where it would get all; return where they all come from.
 

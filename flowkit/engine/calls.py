@@ -98,7 +98,7 @@ class Calls:
                 return self.loop.run(coroutine, own, lambda: self._run.is_unwanted(worker, i))
             return own.run(program.funcs[i], *args, **kwargs)
 
-        return make_call(program, self._arity, self._record.values, context, special)
+        return make_call(program, self._arity, self._record.values, self._record.state, context, special)
 
     def start_coroutine(self, worker: Worker, i: int, enter: Callable[..., Any]) -> Awaitable[Any]:
         """Call the coroutine function of *i*, as one attempt on *worker*; nothing of it runs before it is awaited.
@@ -180,7 +180,7 @@ class Calls:
         return self._program.tasks[i]
 
     def is_batchable(self, i: int) -> bool:
-        """Return whether an attempt of *i* takes nothing but results by position, and nothing watches its time."""
+        """Return whether an attempt of *i* takes nothing but results, and nothing watches its time."""
         return self._program.arity[i] != SPECIAL and i not in self._program.uses
 
 

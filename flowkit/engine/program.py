@@ -32,6 +32,8 @@ SPECIAL = 255
 """The arity of a task whose call takes more than passing results by position."""
 MANY = 4
 """The arity of a task that gets four results or more."""
+NAMED = 5
+"""The arity of a task that gets results by name, and perhaps by position, and nothing else."""
 
 
 class ItemName(str):
@@ -63,9 +65,10 @@ class Program:
         names: Its name.
         index: The id of each name.
         funcs: Its function.
-        arity: How many results its function gets by position, MANY, or SPECIAL.
-        sources: The ids whose results it gets: None for arity 0, an id for 1, else a tuple.
-        bindings: How to call the SPECIAL ones that get more than results.
+        arity: How many results its function gets by position, MANY, NAMED, or SPECIAL.
+        sources: The ids whose results it gets: None for arity 0, an id for 1, else a tuple; for NAMED one of ids, and
+            one of pairs of name and id.
+        bindings: How to call those that get more than results by position.
         rules: The trigger rule of each id, None if all are ``none_failed``.
         uses: The limit that an id counts for, for those that do.
         timed: The timeout of an id in seconds, for those that have one.
@@ -265,8 +268,9 @@ def _compile_calls(program: Program, inputs: Collection[str], *, names_only: boo
             program.inputs |= binding.inputs
             plain = binding.plain_ids()
             if plain is None:
-                arity[i] = SPECIAL
                 program.bindings[i] = binding
+                sources[i] = None if is_mapped else binding.named_ids()
+                arity[i] = SPECIAL if sources[i] is None else NAMED
         if plain is not None:
             arity[i] = min(len(plain), MANY)
             sources[i] = (plain[0] if len(plain) == 1 else plain) if plain else None

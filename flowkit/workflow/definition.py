@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ..engine.program import Program
     from .execution import Execution
 
+_STR = frozenset({str})
+
 
 class Workflow:
     """A graph of tasks that depend on each other by name.
@@ -73,6 +75,8 @@ class Workflow:
         self._latest: Execution | None = None
         self._running: dict[str, Execution] = {}
         """The executions that go on, by the id of their run."""
+        self._find_execution = self._execution
+        """What every task asks; one bound method for all of them."""
 
     # ------------------------------------------------------------ describing
 
@@ -96,32 +100,33 @@ class Workflow:
         name = task.name
         if name in self._tasks:
             raise DuplicateTaskError(name, str(self._tasks[name].definition.site), str(task.site))
-        names = self._check_names(name, depends_on)
-        self._check_unwired(task)
+        if type(depends_on) not in (list, tuple) or not _STR.issuperset(map(type, depends_on)):
+            depends_on = self._check_names(name, depends_on)
+        if wiring.is_wired(task):
+            raise self._wired(task)
         if task.options.has_callbacks:
             check_callbacks(f"{self._where('add_task')}: task {name!r}", task)
-        added = self._tasks[name] = WorkflowTask(task, names, self._execution)
+        added = self._tasks[name] = WorkflowTask(task, tuple(dict.fromkeys(depends_on)), self._find_execution)
         self._program = None
         return added
 
-    def _check_names(self, name: str, depends_on: Iterable[str]) -> tuple[str, ...]:
+    def _check_names(self, name: str, depends_on: Iterable[str]) -> list[str]:
         where = f"{self._where('add_task')}: task {name!r}"
         if isinstance(depends_on, (str, Task)) or not hasattr(depends_on, "__iter__"):
             only = depends_on.name if isinstance(depends_on, Task) else depends_on
             raise OptionError(f"{where}: depends_on={shown(depends_on)} must be a list of names: [{shown(only)}].")
-        names = dict.fromkeys(depends_on)
+        names = list(depends_on)
         for before in names:
             if not isinstance(before, str):
                 hint = f" Write {before.name!r}." if isinstance(before, (Task, WorkflowTask)) else ""
                 raise OptionError(f"{where}: depends_on must hold names of tasks, not {shown(before)}.{hint}")
-        return tuple(names)
+        return names
 
-    def _check_unwired(self, task: Task[..., Any]) -> None:
-        if wiring.is_wired(task):
-            raise OptionError(
-                f"{self._where('add_task')}: task {task.name!r} is wired with >>, which is for a DAG. Here say "
-                f"depends_on=[...]; {task.name}.with_options() is a copy that is not wired."
-            )
+    def _wired(self, task: Task[..., Any]) -> OptionError:
+        return OptionError(
+            f"{self._where('add_task')}: task {task.name!r} is wired with >>, which is for a DAG. Here say "
+            f"depends_on=[...]; {task.name}.with_options() is a copy that is not wired."
+        )
 
     # ------------------------------------------------------------ looking
 
@@ -221,8 +226,8 @@ class Workflow:
         known = self._program
         if known is None or self._version != version:
             tasks = self._definitions()
-            for task in tasks:
-                self._check_unwired(task)
+            for task in filter(wiring.is_wired, tasks):
+                raise self._wired(task)
             known, problems = compile_program(self.name, tasks, self._upstream(), (), names_only=True)
             raise_problems(self._where(), problems)
             self._program, self._version = known, version

@@ -20,6 +20,7 @@ ROWS = {
     "coroutines": "coroutines",
     "mapped": "mapped",
     "workflows": "workflows",
+    "names": "names",
     "state": "state",
     "interrupt": "interrupt",
 }
