@@ -18,7 +18,7 @@ import pytest
 
 import flowkit
 from flowkit import Task
-from flowkit.state import fingerprint
+from flowkit.state import reach
 from flowkit.state.fingerprint import Fingerprinter, changes
 
 
@@ -1373,8 +1373,8 @@ def test_functions_that_come_and_go_are_not_taken_for_each_other():
 def test_a_value_is_read_once_for_all_tasks(monkeypatch):
     table = {"a": [1, 2]}
     read = []
-    digest = fingerprint.digest
-    monkeypatch.setattr(fingerprint, "digest", lambda value, *most: read.append(value) or digest(value, *most))
+    digest = reach.digest
+    monkeypatch.setattr(reach, "digest", lambda value, *most: read.append(value) or digest(value, *most))
     scope = run("\n".join(f"def f{n}(x): return TABLE, {n}" for n in range(20)), TABLE=table)
     printer = Fingerprinter()
     assert len({printer.of(scope[f"f{n}"]).digest for n in range(20)}) == 20
