@@ -21,9 +21,9 @@ LAYERS = (
     # tasks and their edges (one unit, see UNITS); what is frozen, bound and given back
     "wiring task results engine engine.graph engine.binding engine.clock",
     # what is kept between runs
-    "state state.disk state.locks state.codec state.digest state.bytecode state.reach state.fingerprint state.records state.store state.journal "
-    "state.jsonfile state.scopes "
-    "state.face state.manager state.taskstates state.jsonstore state.sqlite state.cache state.foreign",
+    "state state.disk state.locks state.codec state.digest state.bytecode state.reach state.fingerprint state.records "
+    "state.store state.journal state.jsonfile state.scopes state.face state.manager state.taskstates state.jsonstore "
+    "state.rows state.database state.sqlite state.cache state.foreign",
     # one run's decisions, without a clock or a thread
     "engine.program engine.scheduler engine.attempt engine.loops engine.daemons",
     # where and how attempts run; watching for people

@@ -37,7 +37,7 @@ from flowkit import (
     Task,
     TaskCache,
 )
-from flowkit.state import sqlite
+from flowkit.state import database, rows, sqlite
 from flowkit.state.store import Record
 
 CHECKOUT = Path(flowkit.__file__).parent.parent
@@ -763,7 +763,7 @@ def test_a_process_that_was_forked_off_uses_connections_of_its_own(path):
     code = """
         import os, sys, threading, warnings
         from flowkit import SQLiteStateStore
-        from flowkit.state import sqlite
+        from flowkit.state import database
 
         warnings.simplefilter("ignore", DeprecationWarning)  # of a fork while there are threads
         store = SQLiteStateStore(sys.argv[1])
@@ -785,7 +785,7 @@ def test_a_process_that_was_forked_off_uses_connections_of_its_own(path):
             assert store._database.read(id) != own
             store.set("child", 2)
             store.close()
-            assert len(sqlite._inherited) == 2  # of this thread, and of the one that is not there
+            assert len(database._inherited) == 2  # of this thread, and of the one that is not there
             sys.exit()
         assert os.waitpid(pid, 0)[1] == 0
         assert store._database.read(id) == own
@@ -895,7 +895,7 @@ def test_a_write_that_is_interrupted_is_undone(store):
 
 def test_a_writer_that_does_not_end_is_told(path, store, monkeypatch):
     store.set("a", 1)
-    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.05)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other, SQLiteStateStore(path) as waits:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StateLockedError):
@@ -920,10 +920,10 @@ FOREIGN = {
     "json": lambda path: path.write_text('{"version": 1, "cache": {}}'),
     "binary": lambda path: path.write_bytes(random.Random(1).randbytes(5000)),
     "another program's": lambda path: database_with(path, "CREATE TABLE users (name)", "INSERT INTO users VALUES (1)"),
-    "tables like ours": lambda path: database_with(path, *sqlite._SCHEMA.values()),
+    "tables like ours": lambda path: database_with(path, *rows.SCHEMA.values()),
     "another application": lambda path: database_with(path, "CREATE TABLE a (b)", "PRAGMA application_id = 7"),
     "newer": lambda path: database_with(
-        path, "CREATE TABLE a (b)", f"PRAGMA application_id = {sqlite._APPLICATION}", "PRAGMA user_version = 2"
+        path, "CREATE TABLE a (b)", f"PRAGMA application_id = {rows.APPLICATION}", "PRAGMA user_version = 2"
     ),
 }
 
@@ -1025,7 +1025,7 @@ def test_a_process_that_was_killed_while_it_made_the_file_leaves_nothing_for_lon
         done = script(f"""
             import os, signal
             from flowkit import SQLiteStateStore
-            from flowkit.state.sqlite import Database
+            from flowkit.state.database import Database
             done = Database.{moment}
             def die(self, *args):
                 done(self, *args)
@@ -1047,7 +1047,7 @@ def test_a_process_that_was_killed_while_it_made_the_file_leaves_nothing_for_lon
 def size(request, monkeypatch):
     """Small files are read through when they are opened; here large ones are those that are not."""
     if request.param == "large":
-        monkeypatch.setattr(sqlite, "_SMALL", 0)
+        monkeypatch.setattr(database, "_SMALL", 0)
     return request.param
 
 
@@ -1246,7 +1246,7 @@ def check(path, known):
     assert everything.items() <= values.items()
     assert view.tasks.items() <= tasks.items()
     assert view.items.get("each", {}).items() <= items["each"].items()
-    if not told and sqlite._SMALL:  # of a large file something may be missing without a word
+    if not told and database._SMALL:  # of a large file something may be missing without a word
         assert (found, view.tasks, view.items) == known
     return bool(told)
 
