@@ -16,12 +16,9 @@ from .store import Record, iso
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sqlite3 import Connection
-    from typing import Any, TypeVar
+    from typing import Any
 
-
-    T = TypeVar("T")
     Row = tuple[Any, ...]
-    Stamp = tuple[int, int]
 
 APPLICATION = 0x666C6F77
 """The number in the file's header that says whose it is: "flow"."""

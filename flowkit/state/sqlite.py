@@ -48,13 +48,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from sqlite3 import Connection
-    from typing import Any, Self, TypeVar
+    from typing import Any, Self
 
     from .store import Scope, View
 
-    T = TypeVar("T")
     Row = tuple[Any, ...]
-    Stamp = tuple[int, int]
 
 _DAY = 86_400.0
 
