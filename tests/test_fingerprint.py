@@ -1023,13 +1023,17 @@ def test_what_a_decorator_of_another_package_wraps_counts(load, where, decorator
     assert changes(first, read(2)) == [reason]
 
 
+def in_shop(flow, deco):
+    return {"shop/flow.py": flow, "shop/__init__.py": "", "deco.py": deco}
+
+
 def test_the_code_of_a_decorator_counts_by_name_if_it_is_of_another_package(load):
     source = WRAPPED.format(header="from deco import deco", number=1)
-    first = of(load({"flow.py": source, "deco.py": WITH_WRAPS}).f).parts
+    first = of(load(in_shop(source, WITH_WRAPS)).f).parts
     changed = WITH_WRAPS.replace("return func(*args", "return 1 + func(*args")
-    assert of(load({"flow.py": source, "deco.py": changed}).f).parts == first
+    assert of(load(in_shop(source, changed)).f).parts == first
     renamed = WITH_WRAPS.replace("inner", "other")
-    assert changes(first, of(load({"flow.py": source, "deco.py": renamed}).f).parts) == ["its code changed"]
+    assert changes(first, of(load(in_shop(source, renamed)).f).parts) == ["its code changed"]
 
 
 def test_the_code_of_an_own_decorator_counts():
@@ -1136,9 +1140,10 @@ def test_globals_of_one_name_in_two_modules_both_count(load):
 @pytest.mark.parametrize("place", ["", "site-packages/"])
 def test_the_functions_of_another_package_count_by_name(load, place):
     files = {
-        "flow.py": "import lib\nfrom lib import g, A, VERSION\n"
+        "shop/flow.py": "import lib\nfrom lib import g, A, VERSION\n"
         "def f(x): return lib.g(), g(), A(), lib.VERSION, VERSION",
         f"{place}lib.py": "VERSION = 1\ndef g(): return 1\nclass A:\n    a = 1",
+        "shop/__init__.py": "",
     }
     first = of(load(files).f)
     assert sorted(first.parts) == ["code", "global 'VERSION'", "python"]
@@ -1146,6 +1151,23 @@ def test_the_functions_of_another_package_count_by_name(load, place):
     assert of(load(files).f).parts == first.parts
     files[f"{place}lib.py"] = "VERSION = 2\ndef h(): return 2\ng = h\nclass A:\n    a = 2"
     assert changes(first.parts, of(load(files).f).parts) == ["its code changed", "global 'VERSION' changed"]
+
+
+def test_a_module_in_the_folder_of_a_module_without_a_package_counts_by_its_code(load):
+    """A script and what lies beside it."""
+    files = {
+        "flow.py": "from lib import g\ndef f(x): return g()",
+        "lib.py": "import more.deep\ndef g(): return more.deep.h()",
+        "more/__init__.py": "",
+        "more/deep.py": "def h(): return 1",
+    }
+    first = of(load(files).f)
+    assert changes(first.parts, of(load(files | {"lib.py": files["lib.py"] + " + 1"}).f).parts) == [
+        "code of helper g() changed"
+    ]
+    assert changes(first.parts, of(load(files | {"more/deep.py": "def h(): return 2"}).f).parts) == [
+        "code of helper h() changed"
+    ]
 
 
 def test_an_own_function_that_another_package_hands_out_counts(load):

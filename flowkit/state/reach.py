@@ -45,7 +45,11 @@ def home_of(root: Any) -> frozenset[str]:
 
     It is that of *root*, and those of what *root* wraps and closes over, because not every decorator says what it
     wraps. Where some of that is the user's own and some was installed, the first alone is home: else a decorator out
-    of a library would make that library count. Nothing of Python itself is home.
+    of a library would make that library count. Nothing of Python itself is home. A module that is in no package, such
+    as a script, is at home in its folder.
+
+    Returns:
+        Names of packages, and folders, which end with a separator.
     """
     packages: dict[str, set[str]] = {"own": set(), "installed": set(), "python": set()}
     seen: dict[int, Any] = {}
@@ -76,11 +80,20 @@ def home_of(root: Any) -> frozenset[str]:
 
 def _packages(module: str, value: Any) -> set[str]:
     found = {module.partition(".")[0]}
-    if module == "__main__":  # python -m package.module
-        package = getattr(value, "__globals__", {}).get("__package__")
-        if isinstance(package, str) and package:
-            found.add(package.partition(".")[0])
+    package = getattr(value, "__globals__", {}).get("__package__") if module == "__main__" else ""
+    if isinstance(package, str) and package:  # python -m package.module
+        found.add(package.partition(".")[0])
+    elif "." not in module and not hasattr(sys.modules.get(module), "__path__"):
+        file = _file_of(module) if _place_of(module) == "own" else ""
+        if file:
+            found.add(os.path.join(os.path.dirname(file), ""))
     return found
+
+
+def _file_of(module: str) -> str:
+    """Return the file of *module*, absolute; empty if it has none."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return os.path.abspath(file) if isinstance(file, str) else ""
 
 
 def _place_of(module: str) -> str:
@@ -203,10 +216,12 @@ class Cache:
 class Reader:
     """Reads functions, classes and values, as those of the packages *home* see them."""
 
-    __slots__ = ("_cache", "_helper", "_helpers", "_home", "_inside")
+    __slots__ = ("_cache", "_helper", "_helpers", "_home", "_inside", "_known")
 
     def __init__(self, home: frozenset[str], cache: Cache) -> None:
         self._home = home
+        self._known: dict[str, bool] = {}
+        """Whether a module is at home."""
         self._cache = cache
         self._helpers: dict[int, Helper] = {}
         self._helper = Helper(None)
@@ -461,7 +476,14 @@ class Reader:
         return found
 
     def _is_home(self, module: Any) -> bool:
-        return isinstance(module, str) and module.partition(".")[0] in self._home
+        if not isinstance(module, str):
+            return False
+        known = self._known.get(module)
+        if known is None:
+            file = _file_of(module) if _place_of(module) == "own" else ""
+            in_folder = any(file.startswith(place) for place in self._home if place.endswith(os.sep))
+            known = self._known[module] = module.partition(".")[0] in self._home or in_folder
+        return known
 
     def _leads_home(self, value: Any) -> bool:
         """Return whether *value*, found in another package, is a function or class of ours, or wraps one."""
