@@ -467,6 +467,8 @@ class StateVersionError(StateError):
         self.supported = supported
 
     def __str__(self) -> str:
+        if self.found == "none":
+            return f"{self.path} is no state that this store can read. It was not touched: use another path."
         return (
             f"{self.path} has state version {self.found}, and this flowkit reads {self.supported}. It was not touched: "
             f"use a newer flowkit, or another path."
@@ -489,7 +491,8 @@ class StateSerializationError(StateError, TypeError):
         self.what = what
 
     def __str__(self) -> str:
-        return f"{self.what}{self.path}: {self.reason}"
+        stop = "" if self.reason.endswith(".") else "."
+        return f"{self.what}{self.path}: {self.reason}{stop}"
 
 
 # ---------------------------------------------------------------- what a task may raise

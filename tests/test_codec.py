@@ -666,7 +666,7 @@ def test_fields_of_another_version_of_the_class_are_refused():
         text = f'{{"${kind}":["test_codec:{name}",{{"a":1,"x":2}}]}}'
         error = reading_is_refused(text)
         assert f"test_codec:{name} with other fields than it has now:" in error
-    assert error.endswith("'y' new, 'a' gone")
+    assert error.endswith("'y' new, 'a' gone.")
 
 
 # ---------------------------------------------------------------- which classes
@@ -991,7 +991,7 @@ def test_a_refusal_reads_well():
     with pytest.raises(StateSerializationError) as caught:
         Codec().encode({"x": [1, 2, 3, threading.Lock()]})
     assert str(caught.value) == (
-        "value['x'][3]: a lock of _thread cannot be stored; keep plain data or a dataclass instead"
+        "value['x'][3]: a lock of _thread cannot be stored; keep plain data or a dataclass instead."
     )
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__

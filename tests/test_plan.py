@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from resume_tasks import FullDisk, Stores, build, is_wanted, mix, run, world
 
-from flowkit import DAG, BindingError, OptionError, Skip, StateWriteError, Task
+from flowkit import DAG, BindingError, OptionError, Skip, StateManager, StateWriteError, Task
 from flowkit.engine.plan import Plan, PlanStep
+from flowkit.state.store import Record
 
 CHAIN = {"a": "", "b": "a", "c": "b"}
 ERROR = ConnectionError("refused")
@@ -152,6 +153,23 @@ def test_several_changes_are_all_named(memory):
         assert part in reason
 
 
+def test_what_cannot_be_read_here_is_to_run(tmp_path):
+    """a, whose result is of a class that only another module knows"""
+    def make():
+        return DAG("chain", tasks=[Task("a", lambda: 1, version="1")])
+
+    state = StateManager(tmp_path / "state.json")
+    make().run(state=state)
+    path = tmp_path / "state.json"
+    scope = state.open_scope("chain", "by hand")
+    old = scope.tasks["a"]
+    scope.append("a", Record(9, old.state, old.code, [], "by hand", 1.0, 0.1, 1, '{"$object":["nowhere:D",{"x":1}]}'))
+    scope.close("succeeded", 1.0, 1.0)
+    step = make().plan(state=StateManager(path), resume=True)["a"]
+    assert (step.action, make().run(state=StateManager(path), resume=True).tasks["a"].restored) == ("run", False)
+    assert "its result cannot be read here" in step.reason
+
+
 def test_a_plan_without_resume_runs_everything(store):
     """a ─► b ─► c"""
     run(build(CHAIN), store())
@@ -267,7 +285,12 @@ def test_named_gives_the_names_of_each_action(memory):
     world.answers["c"] = False
     run(build(graph, c={"when": is_wanted}), memory())
     made = plan(build(graph, c={"when": is_wanted}, b={"version": "2"}), memory)
-    assert [made.named(action) for action in ("run", "restore", "skip", "other")] == [["b"], ["a"], ["c"], []]
+    assert [made.named(action) for action in ("run", "restore", "skip")] == [["b"], ["a"], ["c"]]
+
+
+def test_named_refuses_what_is_no_action(memory):
+    with pytest.raises(OptionError, match="'restored' must be one of 'run', 'restore', 'skip'"):
+        plan(build({"a": ""}), memory).named("restored")
 
 
 def test_printed_it_is_a_table(memory):

@@ -1357,6 +1357,16 @@ def test_a_crash_after_an_item_that_changed_does_not_hide_the_change(store, befo
     assert result["total"] == f"total({result['each']})"
 
 
+def test_a_teardown_of_what_is_not_kept_runs_again(store):
+    """connect (persist=False) ─► work,  [connect, work] ─► close (all_done)"""
+    graph = {"connect": "", "work": "connect", "close": "connect work"}
+    dag = build(graph, connect={"persist": False}, close={"trigger": "all_done"})
+    run(dag, store())
+    result = run(dag, store())
+    assert restored(result) == ["work"]
+    assert world.calls.count("close") == 1
+
+
 def test_a_mapped_task_that_is_not_kept_runs_in_every_run(store):
     """rows ─► each (mapped, persist=False) ─► total"""
     run(mapped(1, 2, each={"persist": False}), store())

@@ -174,6 +174,10 @@ def build(plans, unkept, clock, log):
     return DAG("random", tasks=tasks.values())
 
 
+TEARDOWNS = ("all_done", "one_failed", "all_failed")
+"""Rules of tasks that run again below what is not kept, for they may tear it down."""
+
+
 class Life:
     """What happened of *plans* in all runs so far, as far as it was announced.
 
@@ -222,7 +226,9 @@ class Life:
                 tokens[name] = None
             elif name in self.unkept:
                 tokens[name] = self._unkept(name, tokens)
-            elif may_start and record is not None and record.state == "succeeded" and None not in above:
+            elif plan.rule in TEARDOWNS and any(b in self.unkept and tokens[b] != "skipped" for b in plan.upstream):
+                tokens[name] = "this run"
+            elif may_start and record is not None and record.state == "COMPLETED" and None not in above:
                 then = [self.tokens[record.run_id][before] for before in plan.upstream]
                 tokens[name] = record.run_id if then == above else "this run"
             else:

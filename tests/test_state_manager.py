@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from flowkit import OptionError, StateError, StateManager, StateSerializationError, StateVersionError, StateWriteError
+from flowkit import (
+    OptionError,
+    SQLiteStateStore,
+    StateError,
+    StateManager,
+    StateSerializationError,
+    StateVersionError,
+    StateWriteError,
+)
 
 START = 1_700_000_000.0
 LARGE = "x" * 70_000
@@ -833,3 +841,35 @@ def test_a_file_in_place_of_the_folder_is_an_error_with_its_path(tmp_path):
     path = tmp_path / "file" / "state.json"
     with pytest.raises(StateError, match=str(path)):
         StateManager(path).set("a", 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with a name here")
+@pytest.mark.parametrize("make", [StateManager, SQLiteStateStore])
+def test_a_pipe_or_device_is_refused_and_left_alone(make, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OptionError, match="no regular file"):
+        make(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_database_is_refused_and_left_alone(tmp_path):
+    with SQLiteStateStore(tmp_path / "state.db") as store:
+        store.set("k", 1)
+        with pytest.raises(StateVersionError, match="no state that this store can read"):
+            StateManager(tmp_path / "state.db")
+        assert store.get("k") == 1
+
+
+@pytest.mark.parametrize("make", [StateManager, SQLiteStateStore])
+def test_runs_are_cleared_by_a_name(make, tmp_path):
+    with pytest.raises(OptionError, match="must be the name of a DAG or workflow"):
+        make(tmp_path / "state").clear_runs(object())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are those of POSIX")
+def test_who_may_read_the_file_stays_as_it_was_made(tmp_path):
+    state = StateManager(tmp_path / "state.json")
+    state.set("k", 1)
+    os.chmod(tmp_path / "state.json", 0o640)
+    state.set("k", 2)
+    assert (tmp_path / "state.json").stat().st_mode & 0o777 == 0o640

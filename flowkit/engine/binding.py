@@ -16,7 +16,7 @@ With ``names_only`` step 2 is left out but for ``**kwargs``, and results left ov
 
 from __future__ import annotations
 
-from ..exceptions import BindingError, listing
+from ..exceptions import BindingError, close_matches, listing
 from .condition import choose
 from .mapping import item_parameter
 from .signature import Signature, describe_signature, read_signature
@@ -194,7 +194,7 @@ def _bind(
     if signature.has_varkw:
         kwargs = {upstream.names[i]: Source(RESULT, i, ABSENT) for i in left}
         left = []
-    _check(name, func, signature, taken, [] if names_only else left, upstream)
+    _check(name, func, signature, taken, None if names_only else left, upstream)
     kwargs.update({p: taken[p] for p in signature.keyword_only if p in taken})
     return Binding(_positional(signature, taken, extra) + extra, kwargs)
 
@@ -211,9 +211,10 @@ def _check(
     func: Callable[..., Any],
     signature: Signature,
     taken: Mapping[str, Source],
-    left: Sequence[int],
+    left: Sequence[int] | None,
     upstream: Upstream,
 ) -> None:
+    """Raise if a parameter has no value, or a result no place; if *left* is None results need none."""
     wanted = signature.positional + signature.keyword_only
     missing = [p for p in wanted if p not in taken and p not in signature.defaults]
     if not missing and not left:
@@ -226,10 +227,17 @@ def _check(
     if missing:
         needed = sum(p not in signature.contexts and p not in signature.defaults for p in wanted)
         values = f"{needed} value{'s' if needed != 1 else ''}"
+        if left is None:
+            hint = close_matches(missing[0], upstream.names)
+            raise BindingError(
+                f"task '{shown}' depends on {wired} but needs {values}: nothing gives {listing(missing)}{hint}. "
+                f"Name the task whose result it is in depends_on=[...], or give the parameter a default."
+            )
         raise BindingError(
             f"task '{shown}' is wired to {wired} but needs {values}: nothing gives {listing(missing)}. "
             f"Wire a task, pass inputs={{{missing[0]!r}: ...}}, or give the parameter a default."
         )
+    left = left or ()
     results = listing(upstream.names[i] for i in left)
     first = upstream.names[left[0]]
     raise BindingError(

@@ -13,7 +13,7 @@ None                     anything else, which fits nothing
 ======================== ==========================================================================
 
 A task that runs again gets a new number, so everything below it runs again, too; what failed fits nothing, so a
-teardown runs again.
+teardown runs again. It also does below a task that is not kept, which has made anew what is to be torn down.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..exceptions import StateSerializationError
 from ..state.digest import digest
 from ..state.fingerprint import Fingerprinter, changes
 from ..state.store import FAILED, SKIPPED, SUCCEEDED
+from ..states import ACCEPT_FAILURE
 from .binding import INPUT
 
 TYPE_CHECKING = False
@@ -145,6 +146,10 @@ class History:
             return None, ", ".join(what) or "its code changed"
         if record.upstream != tokens or None in tokens:
             return None, self._why_not(i, record.upstream, tokens)
+        if self._program.rules and self._program.rules[i] in ACCEPT_FAILURE:  # a teardown, of what is there again
+            again = next((u for u, token in enumerate(tokens) if str(token).startswith("~")), -1)
+            if again >= 0:
+                return None, f"upstream {self._program.names[self._program.graph.upstream[i][again]]!r} runs again"
         if record.state == FAILED:
             return None, f"failed before: {record.error}"
         if record.state == SKIPPED:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 
-from ..exceptions import close_matches
+from ..exceptions import OptionError, StateError, close_matches
 from ..render import report
 from ..state import store as kept
 from ..states import SKIPPED, SUCCEEDED
+from .checkpoint import module_of
 from .history import Codes, History, blend, blend_items
 from .scheduler import Scheduler
 
@@ -76,7 +77,13 @@ class Plan(Mapping[str, PlanStep]):
         return len(self._steps)
 
     def named(self, action: str) -> list[str]:
-        """Return the names of the tasks of which *action* is "run", "restore" or "skip"."""
+        """Return the names of the tasks of which *action* is "run", "restore" or "skip".
+
+        Raises:
+            OptionError: There is no such action.
+        """
+        if action not in (RUN, RESTORE, SKIP):
+            raise OptionError(f"Plan.named(): {action!r} must be one of {RUN!r}, {RESTORE!r}, {SKIP!r}.")
         return [step.name for step in self._steps.values() if step.action == action]
 
     def __str__(self) -> str:
@@ -106,6 +113,7 @@ def make_plan(program: Program, inputs: Mapping[str, Any], store: Store | None, 
         why = "there is no state" if store is None else "resume=False"
         return Plan(program.name, [PlanStep(name, RUN, why) for name in program.names], list(codes.unwatched))
     history = History(program, codes, store.read_scope(program.name))
+    codec = store.codec({module_of(task.func) for task in program.tasks})
     scheduler = Scheduler(program.graph, program.rules)
     tokens: list[Token] = [None] * len(program)
     steps = [PlanStep(name, SKIP, "its trigger rule is not met") for name in program.names]
@@ -114,6 +122,11 @@ def make_plan(program: Program, inputs: Mapping[str, Any], store: Store | None, 
         step, upstream = steps[i], [tokens[u] for u in program.graph.upstream[i]]
         step.action = RUN
         record, step.reason = history.judge(i, upstream)
+        if record is not None and record.value and i not in program.mapped:
+            try:
+                codec.decode(record.value)
+            except StateError as error:
+                record, step.reason = None, f"its result cannot be read here: {error}"
         items = history.item_tokens(i, upstream) if i in program.mapped else []
         if not program.tasks[i].options.persist:
             step.reason = "persist=False"

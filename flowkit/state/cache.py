@@ -377,7 +377,7 @@ class _Function:
             if not self._has_warned:
                 self._has_warned = True
                 # 1 is this line, 2 the function that stands for theirs, 3 who called it.
-                warnings.warn(f"{error}. It is returned, but not kept.", RuntimeWarning, stacklevel=3)
+                warnings.warn(f"{error} It is returned, but not kept.", RuntimeWarning, stacklevel=3)
         return value
 
 

@@ -11,6 +11,8 @@ old content can come back.
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
 
 from ..exceptions import StateWriteError
 
@@ -81,7 +83,7 @@ def write_all(disk: Disk, path: str, fd: int, data: bytes) -> None:
 
 
 def replace_file(disk: Disk, path: str, data: bytes) -> None:
-    """Make *data* the content of *path*, which nobody else writes to at the same time.
+    """Make *data* the content of *path*, which nobody else writes to at the same time; who may read it stays.
 
     Raises:
         StateWriteError: It could not; the old content is untouched and no other file is left.
@@ -91,6 +93,8 @@ def replace_file(disk: Disk, path: str, data: bytes) -> None:
     try:
         try:
             write_all(disk, path, fd, data)
+            with suppress(OSError):  # there is no old one, or who may read it is not ours to say
+                os.fchmod(fd, stat.S_IMODE(os.stat(path).st_mode))
             attempt(path, "sync", disk.fsync, fd)
         finally:
             os.close(fd)

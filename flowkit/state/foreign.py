@@ -65,7 +65,7 @@ class ForeignStore:
         if self._store not in _has_told:
             _has_told.add(self._store)
             warnings.warn(
-                f"{type(self._store).__name__} keeps no fingerprints: workflows resume from it by the names of tasks "
+                f"{type(self._store).__name__} is a store of your own: workflows resume from it by the names of tasks "
                 f"alone, so a task whose code has changed is not run again.",
                 RuntimeWarning,
                 stacklevel=2,
@@ -153,6 +153,9 @@ class _ForeignRecords(Mapping[str, Record]):
             raise StateError(told) from error
         if found is None:
             raise KeyError(name)
+        if not hasattr(found, "get"):
+            where = f"{type(self._store).__name__}.load_task_state({name!r})"
+            raise StateError(f"{where} gave {shown(found)}: it must give a dict, or None.")
         status = found.get("status")
         state = str(getattr(status, "value", status)).upper()
         told = found.get("error")

@@ -83,8 +83,9 @@ class StateManager(Cache):
 
     def __repr__(self) -> str:
         where = "in-memory" if self.storage_path is None else repr(self.storage_path.name)
+        kind = type(self).__name__
         count = len(self._memory if self._file is None else self._file.refresh().get(CACHE, {}))
-        return f"<StateManager {where} cached_items={count}>"
+        return f"<{kind} {where} cached_items={count}>"
 
     # ------------------------------------------------------------ the cache
 
@@ -158,9 +159,11 @@ class StateManager(Cache):
         """Forget the results of the runs of the DAG *name*, or of all; the values by key stay.
 
         Raises:
+            OptionError: *name* is no name.
             StateLockedError: Such a run goes on.
             StateWriteError: The disk refused it.
         """
+        check_name("clear_runs", name)
         if self._file is None:
             for known in [name] if name is not None else list(self._scopes):
                 with self._lock:
@@ -210,11 +213,20 @@ def absolute(where: str, path: str | os.PathLike[str]) -> Path:
     """Return *path* as it is from the current folder, now.
 
     Raises:
-        OptionError: It is no path.
+        OptionError: It is no path, or that of a device or pipe.
     """
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or "\0" in str(path):
         raise OptionError(f"{where}: the path {shown(path)} must be the name of a file.")
-    return Path(os.path.abspath(path))
+    found = os.path.abspath(path)
+    if os.path.exists(found) and not (os.path.isfile(found) or os.path.isdir(found)):
+        raise OptionError(f"{where}: {shown(path)} is no regular file, but a device, pipe or socket.")
+    return Path(found)
+
+
+def check_name(where: str, name: str | None) -> None:
+    """Raise OptionError if *name* is neither the name of a DAG nor None."""
+    if name is not None and not isinstance(name, str):
+        raise OptionError(f"{where}(): {shown(name)} must be the name of a DAG or workflow, or None for all.")
 
 
 def check_private(where: str, path: Path) -> None:

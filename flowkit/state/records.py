@@ -164,6 +164,8 @@ def parse(data: bytes, path: str) -> Snapshot:
     Raises:
         StateVersionError: It is of another version, or no state at all.
     """
+    if data.startswith(b"SQLite format 3\0"):
+        raise StateVersionError(path, "none", str(VERSION))
     end = _END.search(data, max(0, len(data) - 32))
     is_whole = end is not None and end.end() == len(data) and int(end[1], 16) == crc32(data[: end.start()])
     if is_whole and data.startswith(b'{"version": %d, ' % VERSION):

@@ -47,13 +47,10 @@ class FileView:
 
     @cached_property
     def tasks(self) -> Mapping[str, Record]:
-        """The latest record of each task; one that belongs to no DAG counts where there is no other."""
+        """The latest record of each task; one that belongs to no DAG counts for all."""
         found = {name: Record.from_json(body) for name, body in self._bodies("tasks").items()}
-        for task, entry in self._saved.items():
+        for task, entry in (*self._saved.items(), *self._saved_for_all.items()):
             newest(found, task, saved_record(entry))
-        for task, entry in self._saved_for_all.items():
-            if task not in found:
-                newest(found, task, saved_record(entry))
         return found
 
     @cached_property

@@ -26,7 +26,7 @@ from .database import Database
 from .disk import make_folder
 from .face import Cache, Entry
 from .locks import FileLock
-from .manager import absolute, check_private
+from .manager import absolute, check_name, check_private
 from .rows import (
     SELECT_LATEST,
     columns_of,
@@ -195,9 +195,11 @@ class SQLiteStateStore(TaskStates, Cache):
         """Forget the results and the history of the DAG *name*, or of all; the values by key stay.
 
         Raises:
+            OptionError: *name* is no name.
             StateLockedError: Such a run goes on.
             StateWriteError: The disk refused it.
         """
+        check_name("clear_runs", name)
         if not self._database.exists:
             return
         for workflow in self.scopes() if name is None else [name]:
@@ -373,7 +375,10 @@ class SQLiteView:
 
     def _read_records(self) -> dict[tuple[str, int], Record]:
         own = self._read_latest(self._name)
-        return {**self._read_latest(""), **own} if self._name else own  # what belongs to no DAG is there for all
+        for key, record in (self._read_latest("") if self._name else {}).items():  # belongs to no DAG, so to all
+            if key not in own or record.ended_at >= own[key].ended_at:
+                own[key] = record
+        return own
 
     def _read_latest(self, name: str) -> dict[tuple[str, int], Record]:
         rows = self._database.read(lambda c: c.execute(SELECT_LATEST, (stored(name),)).fetchall()) or ()

@@ -92,7 +92,7 @@ class TaskStates(BaseStateStore):
     """These methods for a store that keeps records.
 
     The store itself sees the tasks of all workflows; where two have one of the same name, the newest state counts.
-    What is saved here belongs to no workflow: each that has nothing else of a task of that name takes it.
+    What is saved here belongs to no workflow: each takes it for its task of that name, until it runs that itself.
     """
 
     def for_workflow(self, name: str) -> WorkflowStates:

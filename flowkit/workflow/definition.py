@@ -80,12 +80,12 @@ class Workflow:
 
     # ------------------------------------------------------------ describing
 
-    def add_task(self, task: Task[..., Any], depends_on: Iterable[str] = ()) -> WorkflowTask:
+    def add_task(self, task: Task[..., Any], depends_on: Iterable[str] | None = ()) -> WorkflowTask:
         """Add *task*; what it depends on may be added later.
 
         Args:
             task: A decorated function, or ``Task("name", function, ...)``.
-            depends_on: Names of the tasks that have to succeed before.
+            depends_on: Names of the tasks that have to succeed before; None is none.
 
         Returns:
             What :meth:`get_task` gives for its name.
@@ -100,7 +100,9 @@ class Workflow:
         name = task.name
         if name in self._tasks:
             raise DuplicateTaskError(name, str(self._tasks[name].definition.site), str(task.site))
-        if type(depends_on) not in (list, tuple) or not _STR.issuperset(map(type, depends_on)):
+        if depends_on is None:
+            depends_on = ()
+        elif type(depends_on) not in (list, tuple) or not _STR.issuperset(map(type, depends_on)):
             depends_on = self._check_names(name, depends_on)
         if wiring.is_wired(task):
             raise self._wired(task)

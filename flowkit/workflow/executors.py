@@ -11,7 +11,7 @@ from functools import partial
 from ..engine.handle import RunHandle
 from ..engine.launch import make_run
 from ..engine.settings import check_keywords, default_workers, merge
-from ..exceptions import FlowkitError, OptionError, shown
+from ..exceptions import FlowkitError, OptionError, close_matches, shown
 from ..retry import check_count
 from ..state.foreign import as_store
 from .callbacks import Callbacks
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ..engine.plan import Plan
+    from ..engine.program import Program
     from ..engine.runner import Run
     from ..results import RunResult
     from ..state.store import Store
@@ -55,6 +57,8 @@ class BaseExecutor:
         TypeError: There is no such argument, or *state_store* is no store.
     """
 
+    _own_arguments: tuple[str, ...] = ()
+    """What a subclass takes besides."""
     on_workflow_start: Callable[[str], object] | None = None
     on_workflow_success: Callable[[str, dict[str, Any]], object] | None = None
     on_workflow_failure: Callable[[str, BaseException], object] | None = None
@@ -86,8 +90,9 @@ class BaseExecutor:
                 raise OptionError(f"{where}: {name}={shown(hook)} must be callable.")
             setattr(self, name, hook)  # without one, that of the class counts: somebody may have written it there
         for name in options.keys() - _OPTIONS:
-            known = ", ".join(sorted({"state_store", *hooks, *(n for n in _OPTIONS if not n.startswith("_"))}))
-            raise TypeError(f"{where}: there is no argument {name!r}; there are {known}.")
+            known = [*self._own_arguments, "state_store", *sorted({*hooks, *(n for n in _OPTIONS if n[0] != "_")})]
+            hint = close_matches(name, known)
+            raise TypeError(f"{where}: there is no argument {name!r}{hint}; there are {', '.join(known)}.")
         kept = {} if self._store is None else {"state": self._store, "resume": True}
         self._keywords = merge({}, check_keywords(where, {**options, **self._workers(), **kept}))
 
@@ -110,13 +115,29 @@ class BaseExecutor:
         execution.control(run)
         return execution.conclude(run)
 
+    def plan(self, workflow: Workflow) -> Plan:
+        """Return what :meth:`execute` would run, restore and skip, and why; nothing runs.
+
+        Printed, it is a table, and lists what could change without being noticed.
+
+        Raises:
+            DefinitionError: The graph is wrong.
+            StateError: The store cannot be read.
+        """
+        from ..engine.plan import make_plan  # noqa: PLC0415 - imports json and hashlib
+
+        return make_plan(self._program_of(workflow, "plan"), {}, self._store, resumes=self._store is not None)
+
+    def _program_of(self, workflow: Workflow, method: str) -> Program:
+        if not isinstance(workflow, Workflow):
+            raise TypeError(f"{type(self).__name__}.{method}() takes a Workflow, not {shown(workflow)}.")
+        return workflow.program()
+
     def _begin(self, workflow: Workflow, loop: AbstractEventLoop | None) -> tuple[Run, Execution]:
         where = f"{type(self).__name__}.execute()"
-        if not isinstance(workflow, Workflow):
-            raise TypeError(f"{where} takes a Workflow, not {shown(workflow)}.")
         if sys.is_finalizing():
             raise FlowkitError(f"{where}: the interpreter is shutting down, and nothing new can run.")
-        program = workflow.program()
+        program = self._program_of(workflow, "execute")
         keywords = self._keywords
         watched: dict[str, WorkflowTask] = {}
         if program.has_callbacks:
@@ -133,6 +154,12 @@ class BaseExecutor:
         return f"{type(self).__name__}(state_store={self.state_store!r})"
 
 
+def _check_is_number(where: str, name: str, value: Any) -> None:
+    """Raise OptionError if *value* is a store: the first argument is not the one that it was meant for."""
+    if callable(getattr(value, "load_task_state", None)):
+        raise OptionError(f"{where}: {name}={shown(value)} must be a number. Write {where}(state_store=...).")
+
+
 class SequentialExecutor(BaseExecutor):
     """Runs one task at a time in the calling thread, so that a debugger works.
 
@@ -147,7 +174,10 @@ class SequentialExecutor(BaseExecutor):
 class ThreadedExecutor(BaseExecutor):
     """Runs tasks on up to *max_workers* threads, which is for tasks that wait, or that release the GIL."""
 
+    _own_arguments = ("max_workers",)
+
     def __init__(self, max_workers: int = 4, state_store: Any = None, **options: Any) -> None:
+        _check_is_number("ThreadedExecutor", "max_workers", max_workers)
         self.max_workers = max_workers
         super().__init__(state_store, **options)
 
@@ -162,7 +192,10 @@ class ProcessExecutor(BaseExecutor):
     and the store stay in the process that executes.
     """
 
+    _own_arguments = ("max_workers",)
+
     def __init__(self, max_workers: int | None = None, state_store: Any = None, **options: Any) -> None:
+        _check_is_number("ProcessExecutor", "max_workers", max_workers)
         self.max_workers = max_workers
         super().__init__(state_store, **options)
 
@@ -172,9 +205,12 @@ class ProcessExecutor(BaseExecutor):
 
 
 class AsyncExecutor(BaseExecutor):
-    """Runs up to *max_concurrent* coroutines at once on an event loop, and plain functions on threads."""
+    """Runs up to *max_concurrent* coroutines at once on an event loop, and plain functions on a few threads."""
+
+    _own_arguments = ("max_concurrent",)
 
     def __init__(self, max_concurrent: int = 50, state_store: Any = None, **options: Any) -> None:
+        _check_is_number("AsyncExecutor", "max_concurrent", max_concurrent)
         self.max_concurrent = check_count("AsyncExecutor", "max_concurrent", max_concurrent, 1, _MOST_AT_ONCE)
         super().__init__(state_store, **options)
 

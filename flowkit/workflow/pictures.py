@@ -10,12 +10,11 @@ from pathlib import Path
 from ..exceptions import OptionError, shown
 from ..render import mermaid, report
 from ..statuses import TaskStatus
+from .definition import Workflow
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from os import PathLike
-
-    from .definition import Workflow
 
 _STATES = {
     TaskStatus.RUNNING: "running",
@@ -39,6 +38,8 @@ def export_mermaid(workflow: Workflow, orientation: str = "TD") -> str:
         OptionError: There is no such orientation.
         DefinitionError: A dependency is missing, or there is a cycle.
     """
+    if not isinstance(workflow, Workflow):
+        raise TypeError(f"export_mermaid() takes a Workflow, not {shown(workflow)}. A DAG has visualize('mermaid').")
     if orientation not in mermaid.ORIENTATIONS:
         known = ", ".join(map(repr, mermaid.ORIENTATIONS))
         raise OptionError(f"export_mermaid(): orientation={shown(orientation)} must be one of {known}.")
