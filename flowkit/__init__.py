@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from .state import SQLiteStateStore, StateManager, TaskCache
     from .workflow import (
         AsyncExecutor,
+        BaseExecutor,
         BaseStateStore,
         JSONStateStore,
         ProcessExecutor,
@@ -93,6 +94,7 @@ __all__ = [
     "AsyncExecutor",
     "AttemptFailed",
     "AttemptStarted",
+    "BaseExecutor",
     "BaseStateStore",
     "BindingError",
     "ConditionError",
@@ -160,9 +162,9 @@ __all__ = [
 _LAZY = {
     **dict.fromkeys(("FlowkitLogger", "LogLevel", "configure_logging", "get_logger"), "logging"),
     **dict.fromkeys(("SQLiteStateStore", "StateManager", "TaskCache"), "state"),
-    **dict.fromkeys(("AsyncExecutor", "ProcessExecutor", "SequentialExecutor", "ThreadedExecutor"), "workflow"),
-    **dict.fromkeys(("BaseStateStore", "JSONStateStore", "TaskStatus", "WorkflowStatus"), "workflow"),
-    **dict.fromkeys(("Workflow", "WorkflowTask", "export_mermaid", "save_mermaid"), "workflow"),
+    **dict.fromkeys(("AsyncExecutor", "BaseExecutor", "ProcessExecutor", "SequentialExecutor"), "workflow"),
+    **dict.fromkeys(("ThreadedExecutor", "BaseStateStore", "JSONStateStore", "TaskStatus"), "workflow"),
+    **dict.fromkeys(("Workflow", "WorkflowStatus", "WorkflowTask", "export_mermaid", "save_mermaid"), "workflow"),
 }
 """Names that come from a module which is imported only when one of them is asked for."""
 

@@ -1165,7 +1165,13 @@ def test_a_timeout_is_not_retried_if_the_policy_does_not_name_it(concurrent):
     assert finished(dag, executor=concurrent).tasks["t"].attempts == 1
 
 
-def test_a_sequential_coroutine_is_judged_when_it_returns(clock):
+def test_a_sequential_coroutine_that_never_ends_is_cancelled_by_its_timeout():
+    dag = alone(forever, timeout=0.02, retries=1, delay=0)
+    result = finished(dag, executor="sequential").tasks["t"]
+    assert (result.state, result.attempts, type(result.error)) == ("failed", 2, TaskTimeoutError)
+
+
+def test_a_sequential_coroutine_that_blocks_is_judged_when_it_returns(clock):
     async def slow(context):
         clock.sleep(100 if context.attempt == 1 else 1)
         return context.attempt

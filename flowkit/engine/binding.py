@@ -16,7 +16,7 @@ With ``names_only`` step 2 is left out but for ``**kwargs``, and results left ov
 
 from __future__ import annotations
 
-from ..exceptions import BindingError, close_matches, listing
+from ..exceptions import BindingError, close_matches, listing, shown
 from .condition import choose
 from .mapping import item_parameter
 from .signature import Signature, describe_signature, read_signature
@@ -150,6 +150,11 @@ def bind(
         BindingError: A required parameter gets nothing, or a result has no place.
     """
     signature = read_signature(func)
+    if signature is None and names_only and upstream.ids:
+        raise BindingError(
+            f"task {name!r} calls {shown(func)}, which does not tell its parameters, so no result has a place. Wrap it "
+            f"in a function that takes {listing(upstream.by_name)}."
+        )
     if signature is None:  # a builtin that does not tell: passed on by position, checked by the call itself
         binding = Binding([Source(RESULT, i) for i in upstream.ids], {})
         parameters: tuple[str, ...] = ()

@@ -7,10 +7,11 @@ variables. Does not know what becomes of an attempt, or what waits for it.
 from __future__ import annotations
 
 from ..context import TaskContext
+from ..exceptions import TaskTimeoutError
 from ..results import TaskRuns
 from .attempt import Arguments, check_value, make_call
 from .condition import ask_condition
-from .loops import PrivateLoop
+from .loops import LateError, PrivateLoop
 from .program import SPECIAL
 from .workers import CONTEXT_PLACE, context_for
 
@@ -54,13 +55,21 @@ class Calls:
         context: The context variables that every attempt gets a copy of.
         is_watched: Whether somebody is to be told of every attempt.
         is_sequential: Whether coroutines are run to their end where they are called.
+        is_real_time: Whether the run's clock goes as the event loop's does, which then ends those that take too long.
 
     Attributes:
         loop: Where coroutines run in a sequential run.
     """
 
     def __init__(
-        self, run: Starts, inputs: Mapping[str, Any], context: Context, *, is_watched: bool, is_sequential: bool
+        self,
+        run: Starts,
+        inputs: Mapping[str, Any],
+        context: Context,
+        *,
+        is_watched: bool,
+        is_sequential: bool,
+        is_real_time: bool,
     ) -> None:
         program = run.program
         self._run = run
@@ -68,6 +77,7 @@ class Calls:
         self._record = run.record
         self._context = context
         self._is_watched = is_watched
+        self._is_real_time = is_real_time
         self._arity = bytearray([SPECIAL]) * len(program) if is_watched else bytearray(program.arity)
         if is_sequential:
             for i in program.coroutines:
@@ -95,7 +105,12 @@ class Calls:
             args, kwargs = self._prepare(worker, i, own.run)
             if i in program.coroutines:
                 coroutine = program.funcs[i](*args, **kwargs)
-                return self.loop.run(coroutine, own, lambda: self._run.is_unwanted(worker, i))
+                timeout = program.timed.get(i) if self._is_real_time else None
+                try:
+                    return self.loop.run(coroutine, own, lambda: self._run.is_unwanted(worker, i), timeout)
+                except LateError:
+                    attempt = self._record.attempts_of(i)
+                    raise TaskTimeoutError(self._record.names[i], attempt, timeout or 0.0) from None
             return own.run(program.funcs[i], *args, **kwargs)
 
         return make_call(program, self._arity, self._record.values, self._record.state, context, special)

@@ -21,6 +21,10 @@ GRACE = 0.1
 """Seconds that cancelled coroutines get to end before their loop is given up."""
 
 
+class LateError(Exception):
+    """A coroutine took longer than its timeout."""
+
+
 class PrivateLoop:
     """An event loop for one coroutine at a time; it is made when it is first needed."""
 
@@ -35,6 +39,7 @@ class PrivateLoop:
         awaitable: Awaitable[Any],
         context: Context | None = None,
         is_unwanted: Callable[[], bool] | None = None,
+        timeout: float | None = None,
     ) -> Any:
         """Return what *awaitable* gives, or raise what it raises.
 
@@ -44,6 +49,10 @@ class PrivateLoop:
             awaitable: A coroutine, or what else can be awaited.
             context: The context variables in which it runs; None for a copy of the caller's.
             is_unwanted: Asked once when :meth:`cancel` is heard from then on: whether it came before.
+            timeout: Seconds after which it is cancelled.
+
+        Raises:
+            LateError: It was cancelled because of its timeout.
         """
         import asyncio  # noqa: PLC0415
 
@@ -57,9 +66,16 @@ class PrivateLoop:
         self._task = task
         if is_unwanted is not None and is_unwanted():
             task.cancel()
+        late = None if timeout is None else loop.call_later(timeout, task.cancel)
         try:
             return _outside_of_loops(lambda: loop.run_until_complete(task))
+        except asyncio.CancelledError:
+            if late is None or late.when() > loop.time() or (is_unwanted is not None and is_unwanted()):
+                raise
+            raise LateError from None
         finally:
+            if late is not None:
+                late.cancel()
             self._task = None
             if isinstance(awaitable, CoroutineType):
                 awaitable.close()  # or Python would warn, if the cancel came before its first step

@@ -130,7 +130,7 @@ class Run:
         """Why the run cannot go on: there is no thread to be had, say."""
         self.calls = Calls(
             self, settings.inputs, context, is_watched=self._announcer.is_watched,
-            is_sequential=settings.kind == "sequential",
+            is_sequential=settings.kind == "sequential", is_real_time=isinstance(self._clock, RealClock),
         )  # fmt: skip
         self.call_of, self.task_context = self.calls.call_of, self.calls.task_context
         self.start_coroutine, self.check_value = self.calls.start_coroutine, self.calls.check_value

@@ -20,7 +20,6 @@
 from __future__ import annotations
 
 from ..exceptions import WorkflowExecutionError
-from ..state.taskstates import BaseStateStore
 from ..statuses import TaskStatus, WorkflowStatus
 from .definition import Workflow
 from .executors import AsyncExecutor, BaseExecutor, ProcessExecutor, SequentialExecutor, ThreadedExecutor
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     from ..state.jsonstore import JSONStateStore
     from ..state.sqlite import SQLiteStateStore
+    from ..state.taskstates import BaseStateStore
 
 __all__ = [
     "AsyncExecutor",
@@ -52,7 +52,7 @@ __all__ = [
     "save_mermaid",
 ]
 
-_LAZY = {"JSONStateStore": "jsonstore", "SQLiteStateStore": "sqlite"}
+_LAZY = {"BaseStateStore": "taskstates", "JSONStateStore": "jsonstore", "SQLiteStateStore": "sqlite"}
 """Stores, whose modules are imported only when one of them is asked for."""
 
 

@@ -6,7 +6,16 @@ Knows events, and what arguments a callback takes. Does not know runs.
 from __future__ import annotations
 
 from ..engine.signature import read_signature
-from ..events import AttemptFailed, AttemptStarted, TaskFailed, TaskRestored, TaskSkipped, TaskSucceeded
+from ..events import (
+    AttemptFailed,
+    AttemptStarted,
+    TaskCancelled,
+    TaskFailed,
+    TaskRestored,
+    TaskSkipped,
+    TaskSucceeded,
+    TaskUpstreamFailed,
+)
 from ..exceptions import OptionError, shown
 from ..hooks import log_broken_hook
 from ..statuses import TaskStatus
@@ -38,6 +47,12 @@ def check_callbacks(where: str, task: Task[..., Any]) -> None:
                 f"{where}: callback {shown(callback)} must take one argument, the task that has succeeded, or two, the "
                 f"task that has failed and its exception."
             )
+    retry = task.options.on_retry
+    if retry is not None and not (_takes(retry, 1) or _takes(retry, 2)):
+        raise OptionError(
+            f"{where}: on_retry={shown(retry)} must take two arguments, a name and the number of the attempt that "
+            f"failed, or one, the event."
+        )
     change = task.options.on_status_change
     if change is not None and not _takes(change, 2):
         raise OptionError(f"{where}: on_status_change={shown(change)} must take two arguments, a name and a status.")
@@ -59,6 +74,8 @@ class Callbacks:
         """Tell the callbacks of the task that *event* is about; those that raise are logged."""
         task = self._tasks.get(getattr(event, "task_name", ""))
         status = _STATUS_AFTER.get(type(event))
+        if isinstance(event, (TaskCancelled, TaskUpstreamFailed)) and task is not None:
+            status = None if task.status is TaskStatus.PENDING else task.status  # it may never have started
         if task is None or status is None:
             return
         options = task.definition.options

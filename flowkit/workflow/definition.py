@@ -9,6 +9,7 @@ from .. import wiring
 from ..context import current_context
 from ..engine.program import compile_program, freeze_tasks, raise_problems
 from ..exceptions import (
+    DefinitionError,
     DuplicateTaskError,
     FlowkitError,
     OptionError,
@@ -23,7 +24,7 @@ from .tasks import WorkflowTask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from ..engine.graph import Graph
@@ -188,8 +189,11 @@ class Workflow:
             ``total_tasks``, ``completed``, ``failed``, ``skipped``, ``pending``, ``running`` (retrying included) and
             ``total_time_seconds``. What was cancelled after it had started is in the total alone.
         """
-        statuses = [task.status for task in self._tasks.values()]
-        execution = self._execution()
+        return self.stats_of(self._execution())
+
+    def stats_of(self, execution: Execution | None) -> dict[str, Any]:
+        """Return the same for *execution*."""
+        statuses = [task.status_in(execution) for task in list(self._tasks.values())]
         never_started = statuses.count(TaskStatus.PENDING) + statuses.count(TaskStatus.UPSTREAM_FAILED)
         return {
             "total_tasks": len(statuses),
@@ -230,8 +234,14 @@ class Workflow:
             tasks = self._definitions()
             for task in filter(wiring.is_wired, tasks):
                 raise self._wired(task)
-            known, problems = compile_program(self.name, tasks, self._upstream(), (), names_only=True)
-            raise_problems(self._where(), problems)
+            missing = self._missing()
+            # Something stands for what is missing, so that what else is wrong is seen too.
+            stand_ins = [Task(name, lambda: None) for name in dict.fromkeys(name for _, name in missing)]
+            position = {task.name: i for i, task in enumerate([*tasks, *stand_ins])}
+            upstream = [[position[name] for name in task.depends_on] for task in self._tasks.values()]
+            upstream += [[] for _ in stand_ins]
+            known, problems = compile_program(self.name, [*tasks, *stand_ins], upstream, (), names_only=True)
+            raise_problems(self._where(), [*self._not_found(missing), *problems])
             self._program, self._version = known, version
         return known
 
@@ -252,22 +262,25 @@ class Workflow:
 
     def _upstream(self) -> list[list[int]]:
         """Return for each task the positions of those it depends on."""
+        missing = self._missing()
+        if missing:
+            raise_problems(self._where(), self._not_found(missing))
         position = {name: i for i, name in enumerate(self._tasks)}
-        try:
-            return [[position[name] for name in task.depends_on] for task in self._tasks.values()]
-        except KeyError:
-            pass
-        problems = [
+        return [[position[name] for name in task.depends_on] for task in self._tasks.values()]
+
+    def _missing(self) -> list[tuple[str, str]]:
+        """Return pairs of a task and a name that it depends on, and that no task has."""
+        known = self._tasks
+        return [(task.name, name) for task in known.values() for name in task.depends_on if name not in known]
+
+    def _not_found(self, missing: Sequence[tuple[str, str]]) -> list[DefinitionError]:
+        return [
             TaskNotFoundError(
-                f"{self._where()}: task {task.name!r} depends on {name!r}, which does not exist"
+                f"{self._where()}: task {task!r} depends on {name!r}, which does not exist"
                 f"{close_matches(name, self._tasks)}."
             )
-            for task in self._tasks.values()
-            for name in task.depends_on
-            if name not in position
+            for task, name in missing
         ]
-        raise_problems(self._where(), problems)
-        return self._upstream()  # another thread has added what was missing
 
     def _execution(self) -> Execution | None:
         """Return the execution whose task asks, else the latest one."""

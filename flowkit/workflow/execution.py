@@ -41,7 +41,7 @@ class Execution:
         run: Run,
         hooks: Any,
         on_end: Callable[[Execution], None],
-        stats: Callable[[], dict[str, Any]],
+        stats: Callable[[Execution], dict[str, Any]],
     ) -> None:
         self._name = workflow_name
         self._run: Run | None = run
@@ -69,8 +69,8 @@ class Execution:
             KeyboardInterrupt: Ctrl-C was pressed twice.
             FlowkitError: It could not be run, or results could not be stored.
         """
-        self._tell("on_workflow_start", self._name)
         try:
+            self._tell("on_workflow_start", self._name)
             run.execute()
             self.conclude(run)
         except BaseException as error:
@@ -82,7 +82,7 @@ class Execution:
         else:
             self._end(WorkflowStatus.COMPLETED)
             if getattr(self._hooks, "on_workflow_success", None) is not None:  # counting looks at every task
-                self._tell("on_workflow_success", self._name, self._stats())
+                self._tell("on_workflow_success", self._name, self._stats(self))
 
     def conclude(self, run: Run) -> RunResult:
         """Return what *run*, which is over, gave.

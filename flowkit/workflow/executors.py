@@ -13,7 +13,6 @@ from ..engine.launch import make_run
 from ..engine.settings import check_keywords, default_workers, merge
 from ..exceptions import FlowkitError, OptionError, close_matches, shown
 from ..retry import check_count
-from ..state.foreign import as_store
 from .callbacks import Callbacks
 from .definition import Workflow
 from .execution import Execution
@@ -77,7 +76,11 @@ class BaseExecutor:
         if state_store is not None and storage is not None:
             raise TypeError(f"{where}: state_store= and storage= are the same; give one of them.")
         self.state_store = storage if state_store is None else state_store
-        self._store: Store | None = None if self.state_store is None else as_store(where, self.state_store)
+        self._store: Store | None = None
+        if self.state_store is not None:
+            from ..state.foreign import as_store  # noqa: PLC0415 - imports json
+
+            self._store = as_store(where, self.state_store)
         hooks = {
             "on_workflow_start": on_workflow_start,
             "on_workflow_success": on_workflow_success,
@@ -143,7 +146,7 @@ class BaseExecutor:
         if program.has_callbacks:
             keywords = {**keywords, "observers": [Callbacks(watched), *keywords["observers"]]}
         run = make_run(where, program, keywords, {}, loop)
-        execution = Execution(workflow.name, run, self, workflow.end, workflow.get_workflow_stats)
+        execution = Execution(workflow.name, run, self, workflow.end, workflow.stats_of)
         if program.has_callbacks:
             told = [task for task in workflow.tasks if task.definition.options.has_callbacks]
             watched.update({task.name: task.pinned_to(execution) for task in told})

@@ -69,8 +69,12 @@ class WorkflowTask:
     @property
     def status(self) -> TaskStatus:
         """How it stands; PENDING before it starts, and for good if a failure kept it from starting."""
-        execution, i = self._place()
-        if execution is None:
+        return self.status_in(self._find_execution())
+
+    def status_in(self, execution: Execution | None) -> TaskStatus:
+        """Return how it stands in *execution*."""
+        i = -1 if execution is None else execution.record.index.get(self.name, -1)
+        if execution is None or i < 0:  # or it was added later
             return TaskStatus.PENDING
         record = execution.record
         state = record.state[i]
@@ -92,7 +96,7 @@ class WorkflowTask:
     def error(self) -> BaseException | None:
         """The exception that it failed with; None unless it FAILED."""
         run = self._run()
-        return None if run is None else run.error
+        return None if run is None or run.state != "failed" else run.error
 
     @property
     def attempts(self) -> int:
@@ -114,23 +118,18 @@ class WorkflowTask:
 
     @property
     def completed_at(self) -> datetime | None:
-        """When its last attempt ended."""
+        """When its last attempt ended; None as long as there may be another one."""
         run = self._run()
-        return None if run is None else run.ended_at
+        return None if run is None or run.state == "pending" else run.ended_at
 
     def pinned_to(self, execution: Execution) -> WorkflowTask:
         """Return the same task as it goes in *execution*, whichever is the latest."""
         return WorkflowTask(self.definition, self.depends_on, lambda: execution)
 
-    def _place(self) -> tuple[Execution | None, int]:
-        """Return the execution to tell of, and the task's id in it; None without one, or if it was added later."""
-        execution = self._find_execution()
-        i = -1 if execution is None else execution.record.index.get(self.name, -1)
-        return (None, -1) if i < 0 else (execution, i)
-
     def _run(self) -> TaskRun | None:
-        execution, i = self._place()
-        return None if execution is None else TaskRun(execution.record, i)
+        execution = self._find_execution()
+        i = None if execution is None else execution.record.index.get(self.name)
+        return None if execution is None or i is None else TaskRun(execution.record, i)
 
     def __repr__(self) -> str:
         return f"<WorkflowTask {self.name!r} {self.status} depends_on={list(self.depends_on)}>"
