@@ -197,8 +197,10 @@ def _bind(
             extra = [Source(RESULT, i) for i in left]
             left = []
     if signature.has_varkw:
-        kwargs = {upstream.names[i]: Source(RESULT, i, ABSENT) for i in left}
-        left = []
+        # Such as that of the context, which cannot be given twice.
+        own = {*signature.positional[signature.positional_only :], *signature.keyword_only}
+        kwargs = {upstream.names[i]: Source(RESULT, i, ABSENT) for i in left if upstream.names[i] not in own}
+        left = [i for i in left if upstream.names[i] in own]
     _check(name, func, signature, taken, None if names_only else left, upstream)
     kwargs.update({p: taken[p] for p in signature.keyword_only if p in taken})
     return Binding(_positional(signature, taken, extra) + extra, kwargs)

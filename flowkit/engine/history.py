@@ -21,7 +21,7 @@ from __future__ import annotations
 from ..exceptions import StateSerializationError
 from ..state.digest import digest
 from ..state.fingerprint import Fingerprinter, changes
-from ..state.store import FAILED, SKIPPED, SUCCEEDED
+from ..state.store import FAILED, ITEMS, SKIPPED, SUCCEEDED
 from ..states import ACCEPT_FAILURE
 from .binding import INPUT
 
@@ -185,4 +185,4 @@ def blend_items(tokens: list[Token]) -> str:
     >>> blend_items([1, 2]) == blend_items([1, 3])
     False
     """
-    return f'[{len(tokens)},"{digest(tokens)[:16]}"]'
+    return f'{ITEMS}[{len(tokens)},"{digest(tokens)[:16]}"]}}'

@@ -475,11 +475,23 @@ class Run:
                 record.restored[i] = record.reasons[i] = f"restored from {found.origin}"
                 record.forget_start(i)
         except StateError as error:
-            self._broken = error
-            if self._timers.add(self.now(), self._halt_broken):
-                self._wake()
+            self._break_soon(error)
             return CANCELLED
         return SUCCEEDED
+
+    def _break_soon(self, error: FlowkitError) -> None:
+        """Do what :meth:`_break` does, from under the lock."""
+        self._broken = error
+        if self._timers.add(self.now(), self._halt_broken):
+            self._wake()
+
+    def break_down(self, error: BaseException) -> None:
+        """End the run: *error* came out of what calls tasks, and not of a task. In a worker, which is lost."""
+        if not isinstance(error, FlowkitError):
+            told = FlowkitError(f"flowkit itself has failed, and with it the run: {describe(error)}")
+            told.__cause__ = error
+            error = told
+        self._break(error)
 
     def _halt_broken(self) -> None:
         self.cancel(str(self._broken))
@@ -725,7 +737,15 @@ class Run:
         admitted: list[int] = []
         while waiting:
             i = waiting.popleft()
-            found = None if i in self.program.mapped or i in record.attempts else checkpoint.find(i)
+            found = None
+            try:
+                if not (i in self.program.mapped or i in record.attempts):
+                    found = checkpoint.find(i)
+            except StateError as error:  # somebody else's store
+                self._break_soon(error)
+                waiting += self._finish(i, CANCELLED)
+                self._announcer.task_ended(i)
+                continue
             if found is not None:
                 try:
                     value = checkpoint.decode(found)

@@ -31,10 +31,11 @@ class Signature:
         keyword_only: Names of the parameters that can be passed by name alone.
         has_varargs: Whether there is a ``*args``.
         has_varkw: Whether there is a ``**kwargs``.
+        positional_only: How many of the first ones cannot be passed by name.
         contexts: Names of the parameters that take the TaskContext.
     """
 
-    __slots__ = ("contexts", "defaults", "has_varargs", "has_varkw", "keyword_only", "positional")
+    __slots__ = ("contexts", "defaults", "has_varargs", "has_varkw", "keyword_only", "positional", "positional_only")
 
     def __init__(
         self,
@@ -45,8 +46,10 @@ class Signature:
         *,
         has_varargs: bool,
         has_varkw: bool,
+        positional_only: int,
     ) -> None:
         self.positional = positional
+        self.positional_only = positional_only
         self.defaults = defaults
         self.keyword_only = keyword_only
         self.has_varargs = has_varargs
@@ -84,6 +87,7 @@ def read_signature(func: Callable[..., Any]) -> Signature | None:
         plain.__annotations__,
         has_varargs=bool(code.co_flags & _VARARGS),
         has_varkw=bool(code.co_flags & _VARKEYWORDS),
+        positional_only=max(0, code.co_posonlyargcount - skip),
     )
 
 
@@ -148,6 +152,7 @@ def _inspect(func: Callable[..., Any]) -> Signature | None:
         {p.name: p.annotation for p in named if p.annotation is not p.empty},
         has_varargs=any(p.kind is kinds.VAR_POSITIONAL for p in parameters),
         has_varkw=any(p.kind is kinds.VAR_KEYWORD for p in parameters),
+        positional_only=sum(p.kind is kinds.POSITIONAL_ONLY for p in positional),
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from ..engine.signature import read_signature
 from ..exceptions import StateError, describe, shown
 from .store import FAILED, SUCCEEDED, Record
+from .taskstates import WorkflowStates
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +22,23 @@ if TYPE_CHECKING:
     from .codec import Codec
     from .store import Scope, Store, View
 
-_has_told: weakref.WeakSet[Any] = weakref.WeakSet()
-"""Stores of which was said that they are resumed from by name alone."""
+_has_told: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+"""Stores of which was said that they are resumed from by name alone, by their ids."""
+_has_told_of: set[type] = set()
+"""The same for classes whose objects cannot be referred to weakly."""
+
+
+def _is_new(store: Any) -> bool:
+    """Return whether nothing was said of *store* yet, and note that it is now."""
+    try:
+        if _has_told.get(id(store)) is store:
+            return False
+        _has_told[id(store)] = store
+    except TypeError:
+        if type(store) in _has_told_of:
+            return False
+        _has_told_of.add(type(store))
+    return True
 
 
 def as_store(where: str, store: Any) -> Store:
@@ -34,6 +50,8 @@ def as_store(where: str, store: Any) -> Store:
     if not isinstance(store, type) and callable(getattr(store, "open_scope", None)):
         kept: Store = store
         return kept
+    if isinstance(store, WorkflowStates):  # each workflow has its own
+        return as_store(where, store.keeper)
     missing = [name for name in _ASKED if not callable(getattr(store, name, None))]
     if isinstance(store, type) or missing:
         hint = f" Write JSONStateStore({str(store)!r})." if isinstance(store, str) else ""
@@ -62,8 +80,7 @@ class ForeignStore:
 
     def open_scope(self, name: str, run_id: str) -> Scope:
         """Return what is kept of the workflow *name*; nobody is kept from it meanwhile."""
-        if self._store not in _has_told:
-            _has_told.add(self._store)
+        if _is_new(self._store):
             warnings.warn(
                 f"{type(self._store).__name__} is a store of your own: workflows resume from it by the names of tasks "
                 f"alone, so a task whose code has changed is not run again.",
@@ -129,7 +146,7 @@ class ForeignScope:
             }  # fmt: skip
         try:
             self._store.save_task_state(task, record.state, **known)
-        except Exception as error:
+        except BaseException as error:
             raise StateError(f"{type(self._store).__name__} did not keep task {task!r}: {describe(error)}") from error
 
     def add_code(self, code: str, parts: Mapping[str, str]) -> None:
@@ -148,7 +165,7 @@ class _ForeignRecords(Mapping[str, Record]):
     def __getitem__(self, name: str) -> Record:
         try:
             found = self._store.load_task_state(name)
-        except Exception as error:
+        except BaseException as error:
             told = f"{type(self._store).__name__} cannot say how task {name!r} stands: {describe(error)}"
             raise StateError(told) from error
         if found is None:

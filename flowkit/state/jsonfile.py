@@ -237,8 +237,10 @@ class JSONFile:
             StateWriteError: The disk refused it.
         """
         entries = self.sections.setdefault(section, {})
-        before = entries.pop(key, None)
-        if entry is not None:
+        before = entries.get(key)
+        if entry is None:
+            entries.pop(key, None)
+        else:
             entries[key] = entry
         size = self._size + len(entry or b"")
         is_cut = self._journal_size >= 0 and not self._takes_more

@@ -5,6 +5,8 @@ Knows where in the file they are. Does not know runs.
 
 from __future__ import annotations
 
+import os
+
 from ..exceptions import OptionError
 from .jsonfile import parts_of
 from .manager import StateManager
@@ -15,7 +17,6 @@ from .taskstates import TaskStates
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import os
     from typing import Any
 
 
@@ -56,15 +57,23 @@ class JSONStateStore(TaskStates, StateManager):
         newest(found, task, None if saved is None else saved_record(saved))
         return found.get(task)
 
+    def list_records(self, workflow: str) -> list[str]:
+        """Return the names of the tasks of *workflow* that have a record."""
+        of_runs = self._json.scope(workflow).get(parts_of(workflow)[0], {})
+        return list(dict.fromkeys((*of_runs, *self._json.saved(workflow))))
+
     def save_record(self, workflow: str, task: str, record: Record) -> None:
         """Keep *record*, which somebody has made by hand."""
         key = _key(workflow, task)
+        before = self.find_record(workflow, task)
+        if before is not None:  # the clock may have been set back since, and what is written last counts
+            record.ended_at = max(record.ended_at, before.ended_at + 1e-6)
         with self._json.locked():
             self._json.put(SAVED, key, seal(SAVED, key, record.to_json()))
 
     def forget_record(self, workflow: str, task: str) -> None:
         """Forget everything of *task* of *workflow*."""
-        if self.find_record(workflow, task) is None:
+        if not (self._json.exists or os.path.exists(self._json.journal_of(workflow))):
             return
         lock, journal, known = self._json.open_scope(workflow)
         try:

@@ -65,8 +65,9 @@ class StateManager(Cache):
         _disk: Disk | None = None,
     ) -> None:
         super().__init__(default_ttl)
-        check_options("StateManager", durability, serializer, strict=strict, lock_timeout=lock_timeout)
-        self.storage_path = None if storage_path is None else absolute("StateManager", storage_path)
+        where = type(self).__name__
+        check_options(where, durability, serializer, strict=strict, lock_timeout=lock_timeout)
+        self.storage_path = None if storage_path is None else absolute(where, storage_path)
         self.is_strict = strict
         self.lock_timeout = lock_timeout
         self._pickles = serializer == "pickle"
@@ -78,7 +79,7 @@ class StateManager(Cache):
         self._file: JSONFile | None = None
         if self.storage_path is not None:
             if self._pickles:
-                check_private("StateManager", self.storage_path)
+                check_private(where, self.storage_path)
             self._file = JSONFile(os.path.realpath(self.storage_path), _disk or Disk(), syncs=durability == "power")
 
     def __repr__(self) -> str:
@@ -191,7 +192,7 @@ class StateManager(Cache):
 
     def codec(self, modules: Collection[str]) -> Codec:
         """Return what turns values into text, for tasks of *modules*."""
-        return Codec(modules=modules, pickles=self._pickles)
+        return Codec(modules={*modules, *self._trusted}, pickles=self._pickles)
 
     def open_scope(self, name: str, run_id: str) -> Scope:
         """Return what is kept of the DAG *name*, for one run alone."""

@@ -115,7 +115,7 @@ _compact = json.JSONEncoder(separators=(",", ":")).encode
 def columns_of(workflow: str, task: str, record: Record, item: int) -> Row:
     """Return *record* as columns of task_states."""
     return (
-        stored(workflow), stored(task), None if item < 0 else item, record.number, record.state, record.code,
+        stored(workflow), stored(task), None if item < 0 else item, record.number, stored(record.state), record.code,
         _compact(record.upstream) if record.upstream else "[]", record.run_id, iso(record.ended_at),
         float(record.duration) + 0.0, record.attempts, record.value or None, stored(record.error) or None,
         record.metadata or None,
@@ -133,7 +133,7 @@ def record_of(row: Row) -> Record | None:
         return None
     _, _, _, _, number, state, code, upstream, run_id, ended_at, duration, attempts, value, error, metadata, _ = body
     return Record(
-        number, state, code, json.loads(upstream), run_id, datetime.fromisoformat(ended_at).timestamp(), duration,
+        number, told(state), code, json.loads(upstream), run_id, datetime.fromisoformat(ended_at).timestamp(), duration,
         attempts, value or "", told(error or ""), metadata or "",
     )  # fmt: skip
 

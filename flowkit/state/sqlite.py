@@ -220,6 +220,12 @@ class SQLiteStateStore(TaskStates, Cache):
         rows = self._database.read(lambda c: c.execute(query, key).fetchall()) or ()
         return next((found for row in rows if (found := record_of(row)) is not None), None)
 
+    def list_records(self, workflow: str) -> list[str]:
+        """Return the names of the tasks of *workflow* that have a record."""
+        query = "SELECT task FROM latest WHERE workflow = ? AND item = -1 ORDER BY id"
+        rows = self._database.read(lambda c: c.execute(query, (stored(workflow),)).fetchall()) or ()
+        return [told(task) for (task,) in rows]
+
     def save_record(self, workflow: str, task: str, record: Record) -> None:
         """Keep *record*, which somebody has made by hand."""
         columns = columns_of(workflow, task, record, -1)
@@ -235,7 +241,7 @@ class SQLiteStateStore(TaskStates, Cache):
 
     def forget_record(self, workflow: str, task: str) -> None:
         """Forget everything of *task* of *workflow*, its history too."""
-        if self.find_record(workflow, task) is None:
+        if not self._database.exists:
             return
         lock = self._lock(workflow)
         try:
@@ -245,7 +251,7 @@ class SQLiteStateStore(TaskStates, Cache):
 
     def codec(self, modules: Collection[str]) -> Codec:
         """Return what turns values into text, for tasks of *modules*."""
-        return Codec(modules=modules, pickles=self._pickles)
+        return Codec(modules={*modules, *self._trusted}, pickles=self._pickles)
 
     def open_scope(self, name: str, run_id: str) -> Scope:
         """Return what is kept of the DAG *name*, for one run alone.

@@ -101,6 +101,10 @@ if TYPE_CHECKING:
 
 SUCCEEDED, FAILED, SKIPPED = "COMPLETED", "FAILED", "SKIPPED"
 """What stands in records. Others can be written by hand, and mean that the task has not finished."""
+ITEMS = '{"$items":'
+"""How the value of a mapped task begins, whose results are those of its items; no encoded value does."""
+_KNOWN = frozenset({SUCCEEDED, FAILED, SKIPPED})
+_read_json = json.JSONDecoder().raw_decode
 
 
 class Record:
@@ -170,26 +174,35 @@ class Record:
         """Return the record as one line of JSON, in which the result stands last."""
         upstream = ",".join([str(token) if type(token) is int else json.dumps(token) for token in self.upstream])
         error = json.dumps(self.error) if self.error else "null"
+        state = f'"{self.state}"' if self.state in _KNOWN else json.dumps(self.state)
         text = (
-            f'{{"id":{self.number},"status":"{self.state}","error":{error},"timestamp":"{iso(self.ended_at)}",'
+            f'{{"id":{self.number},"status":{state},"error":{error},"timestamp":"{iso(self.ended_at)}",'
             f'"duration":{self.duration:.6f},"attempts":{self.attempts},"run":"{self.run_id}","code":"{self.code}",'
             f'"upstream":[{upstream}]'
         )
         if self.metadata:
             text += f',"metadata":{self.metadata}'
-        return f'{text},"result":{self.value}}}' if self.value else text + "}"
+        return f'{text},"result":{self.value or "null"}}}'
 
     @classmethod
     def from_json(cls, text: str) -> Record:
         """Return the record that *text* from :meth:`to_json` stands for."""
-        # In a string the quotes would have backslashes, so this is the member and nothing else.
-        head, found, value = text.partition(',"result":')
-        read = json.loads(head + "}" if found else head)
-        metadata = read.get("metadata")
+        # In a string the quotes would have backslashes, so the first of these is the member and nothing else.
+        end = text.index(',"result":')
+        start = text.find(',"metadata":', 0, end)
+        metadata = ""
+        if start >= 0:  # it may hold anything
+            first = start + len(',"metadata":')
+            end = _read_json(text, first)[1]
+            metadata = text[first:end]
+        read = json.loads(text[: end if start < 0 else start] + "}")
+        value = text[end + len(',"result":') : -1]
+        if value == "null" and read["status"] != SUCCEEDED:
+            value = ""
         return cls(
             read["id"], read["status"], read["code"], read["upstream"], read["run"],
-            datetime.fromisoformat(read["timestamp"]).timestamp(), read["duration"], read["attempts"], value[:-1],
-            read["error"] or "", "" if metadata is None else json.dumps(metadata),
+            datetime.fromisoformat(read["timestamp"]).timestamp(), read["duration"], read["attempts"], value,
+            read["error"] or "", metadata,
         )  # fmt: skip
 
 

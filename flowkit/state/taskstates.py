@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from ..exceptions import OptionError, describe, shown
-from .store import Record, iso
+from .store import ITEMS, Record, iso
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         def clear_runs(self, name: str | None = None) -> None: ...
         def read_scope(self, name: str) -> View: ...
         def scopes(self) -> list[str]: ...
+        def list_records(self, workflow: str) -> list[str]: ...
 
 
 class BaseStateStore:
@@ -136,9 +137,12 @@ class TaskStates(BaseStateStore):
             StateError: It cannot be read here.
         """
         keeper: Keeper = self  # type: ignore[assignment]
-        found = (keeper.find_record(workflow, task_name) for workflow in keeper.scopes())
-        newest = max((record for record in found if record is not None), key=_when, default=None)
-        return None if newest is None else _state_of(newest, keeper.codec(()))
+        found = {workflow: keeper.find_record(workflow, task_name) for workflow in keeper.scopes()}
+        known = {workflow: record for workflow, record in found.items() if record is not None}
+        if not known:
+            return None
+        newest = max(known, key=lambda workflow: known[workflow].ended_at)
+        return _state_of(keeper, newest, task_name, known[newest])
 
     def delete_task_state(self, task_name: str) -> None:
         """Forget the task, in every workflow.
@@ -171,8 +175,15 @@ class WorkflowStates(BaseStateStore):
     """What *keeper* keeps of the tasks of *workflow*."""
 
     def __init__(self, keeper: Keeper, workflow: str) -> None:
+        if not isinstance(workflow, str) or not workflow.isprintable():
+            raise OptionError(f"for_workflow(): {shown(workflow)} must be the name of a workflow.")
         self._keeper = keeper
         self._workflow = workflow
+
+    @property
+    def keeper(self) -> Keeper:
+        """The store whose view this is."""
+        return self._keeper
 
     def save_task_state(
         self,
@@ -188,6 +199,8 @@ class WorkflowStates(BaseStateStore):
         for name, text in (("task_name", task_name), ("status", status)):
             if not isinstance(text, str) or not text:
                 raise OptionError(f"{where}: {name}={shown(text)} must be text.")
+        if error is not None and not isinstance(error, (str, BaseException)):
+            raise OptionError(f"{where}: error={shown(error)} must be an exception or text.")
         if metadata is not None and not hasattr(metadata, "keys"):
             raise OptionError(f"{where}: metadata={shown(metadata)} must be a mapping.")
         codec = self._keeper.codec(())
@@ -205,7 +218,7 @@ class WorkflowStates(BaseStateStore):
     def load_task_state(self, task_name: str) -> dict[str, Any] | None:
         """Return what is kept of the task; see :meth:`TaskStates.load_task_state`."""
         record = self._keeper.find_record(self._workflow, task_name)
-        return None if record is None else _state_of(record, self._keeper.codec(()))
+        return None if record is None else _state_of(self._keeper, self._workflow, task_name, record)
 
     def delete_task_state(self, task_name: str) -> None:
         """Forget the task; nothing happens if nothing is kept of it."""
@@ -217,18 +230,15 @@ class WorkflowStates(BaseStateStore):
 
     def list_all_tasks(self) -> list[str]:
         """Return the names of the tasks of which something is kept."""
-        return list(self._keeper.read_scope(self._workflow).tasks)
+        return self._keeper.list_records(self._workflow)
 
     def for_workflow(self, name: str) -> WorkflowStates:
         """Return what is kept of the tasks of the workflow *name*."""
         return WorkflowStates(self._keeper, name)
 
 
-def _when(record: Record) -> float:
-    return record.ended_at
-
-
-def _state_of(record: Record, codec: Codec) -> dict[str, Any]:
+def _state_of(keeper: Keeper, workflow: str, task: str, record: Record) -> dict[str, Any]:
+    codec = keeper.codec(())
     by_hand = codec.decode(record.metadata) if record.metadata else None
     run = {
         "fingerprint": record.code,
@@ -238,8 +248,15 @@ def _state_of(record: Record, codec: Codec) -> dict[str, Any]:
     }
     return {
         "status": record.state,
-        "result": codec.decode(record.value) if record.value else None,
+        "result": _result_of(keeper, workflow, task, record, codec),
         "error": record.error or None,
         "timestamp": iso(record.ended_at) if by_hand is None else by_hand.get("timestamp", iso(record.ended_at)),
         "metadata": run if by_hand is None else by_hand.get("metadata", {}),
     }
+
+
+def _result_of(keeper: Keeper, workflow: str, task: str, record: Record, codec: Codec) -> Any:
+    if not record.value.startswith(ITEMS):
+        return codec.decode(record.value) if record.value else None
+    items = sorted(keeper.read_scope(workflow).items.get(task, {}).items())
+    return [codec.decode(item.value) if item.value else None for _, item in items]

@@ -230,7 +230,7 @@ class Workflow:
         """
         version = wiring.version.number
         known = self._program
-        if known is None or self._version != version:
+        if known is None or len(known) != len(self._tasks) or self._version != version:
             tasks = self._definitions()
             for task in filter(wiring.is_wired, tasks):
                 raise self._wired(task)
@@ -238,7 +238,7 @@ class Workflow:
             # Something stands for what is missing, so that what else is wrong is seen too.
             stand_ins = [Task(name, lambda: None) for name in dict.fromkeys(name for _, name in missing)]
             position = {task.name: i for i, task in enumerate([*tasks, *stand_ins])}
-            upstream = [[position[name] for name in task.depends_on] for task in self._tasks.values()]
+            upstream = [[position[name] for name in self._tasks[task.name].depends_on] for task in tasks]
             upstream += [[] for _ in stand_ins]
             known, problems = compile_program(self.name, [*tasks, *stand_ins], upstream, (), names_only=True)
             raise_problems(self._where(), [*self._not_found(missing), *problems])

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
         def failed(self, worker: Worker, i: int, error: BaseException) -> list[int] | None:
             """Take what came out of *i* instead of a value."""
 
+        def break_down(self, error: BaseException) -> None:
+            """End the run: *error* came out of what calls tasks, and not of a task."""
+
         def task_context(self, worker: Worker, i: int) -> TaskContext:
             """Make the context of the attempt of *i*."""
 

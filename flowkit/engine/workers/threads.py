@@ -138,7 +138,15 @@ class ThreadPool:
                 raise FlowkitError(f"cannot start a thread to run tasks on: {error}") from error
 
     def _make_worker(self, number: int) -> _Thread:
-        return _Thread(self._run, self, f"thread-{number}", self._work)
+        return _Thread(self._run, self, f"thread-{number}", self._work_safely)
+
+    def _work_safely(self, worker: _Thread) -> None:
+        """Do what :meth:`_work` does; if that is what fails, and no task, the run ends and does not wait for it."""
+        try:
+            self._work(worker)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, nobody else would hear of it
+            worker.current = -1
+            self._run.break_down(error)
 
     def _work(self, worker: _Thread) -> None:
         run = self._run
