@@ -535,7 +535,7 @@ def test_a_refusal_reads_well():
         digest({"client": Client()})
     assert str(caught.value) == (
         "value['client']: a Client of test_digest cannot be digested: two of them cannot be told apart by what is in "
-        "them. Use plain data, a dataclass, an enum or a numpy array"
+        "them. Use plain data, a dataclass, an enum or a numpy array."
     )
     assert caught.value.__suppress_context__
 

@@ -835,7 +835,7 @@ def small_disk(store, tmp_path):
     """A folder on a file system of its own, on which about half of the results find room."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    size = {"json": "100k", "sqlite": "600k"}[store]
+    size = {"json": "100k", "sqlite": "250k"}[store]
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if not shutil.which("mount") or subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
         pytest.skip("may not mount a file system")

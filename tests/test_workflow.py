@@ -759,8 +759,11 @@ def test_after_the_first_failure_nothing_starts_and_what_runs_may_end(make, gate
         (Task("below", tasks.one), ["held"]),
     )  # fmt: skip
     execute_in_vain(make(2), workflow)
-    assert statuses(workflow) == {"held": COMPLETED, "bad": FAILED, "below": PENDING}
-    assert workflow.get_task_result("held") == "passed"
+    found = statuses(workflow)
+    assert found.items() >= {"bad": FAILED, "below": PENDING}.items()
+    if make is ProcessExecutor and found["held"] is CANCELLED:  # its process had it and had not called it yet
+        return
+    assert (found["held"], workflow.get_task_result("held")) == (COMPLETED, "passed")
 
 
 @pytest.mark.parametrize("name", ["SequentialExecutor", "ThreadedExecutor", "AsyncExecutor"])

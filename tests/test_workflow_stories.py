@@ -44,6 +44,7 @@ from test_workflows import FILES, FOLDER, every_workflow, load  # noqa: F401 - a
 import flowkit
 from flowkit import (
     AsyncExecutor,
+    FlowkitError,
     SQLiteStateStore,
     StateLockedError,
     Task,
@@ -397,6 +398,20 @@ def test_a_request_that_gives_up_takes_its_workflow_with_it():
     assert ends == ["forever"]
     assert workflow.status is WorkflowStatus.CANCELLED
     assert statuses(workflow) == {"forever": "CANCELLED", "after": "CANCELLED"}
+
+
+def test_an_execution_that_gets_no_thread_does_not_go_on_for_ever(mocker):
+    async def main():
+        workflow = mixed_workflow()
+        mocker.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread"))
+        with pytest.raises(FlowkitError, match="can't start new thread"):
+            await AsyncExecutor().execute(workflow)
+        mocker.stopall()
+        assert workflow.status is not WorkflowStatus.RUNNING
+        assert await AsyncExecutor().execute(workflow) == MIXED
+        assert workflow.status is WorkflowStatus.COMPLETED
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("kind", ["sequential", "thread", "process"])

@@ -235,10 +235,12 @@ def _check(
         needed = sum(p not in signature.contexts and p not in signature.defaults for p in wanted)
         values = f"{needed} value{'s' if needed != 1 else ''}"
         if left is None:
-            hint = close_matches(missing[0], upstream.names)
+            first, others = missing[0], [other for other in upstream.names if other != name]
+            hint = "" if first in others else close_matches(first, others)
+            way = f"Add {first!r}" if first in others else "Add the task whose result it is"
             raise BindingError(
                 f"task '{shown}' depends on {wired} but needs {values}: nothing gives {listing(missing)}{hint}. "
-                f"Name the task whose result it is in depends_on=[...], or give the parameter a default."
+                f"{way} to depends_on=[...], or give the parameter a default."
             )
         raise BindingError(
             f"task '{shown}' is wired to {wired} but needs {values}: nothing gives {listing(missing)}. "

@@ -74,15 +74,19 @@ class Execution:
             run.execute()
             self.conclude(run)
         except BaseException as error:
-            is_cancelled = self.record.is_cancelled or not isinstance(error, Exception)
-            self._end(WorkflowStatus.CANCELLED if is_cancelled else WorkflowStatus.FAILED)
-            self._tell("on_workflow_failure", self._name, error)
+            self.fail(error)
             if not isinstance(error, (WorkflowExecutionError, RunCancelledError)):
                 raise
         else:
             self._end(WorkflowStatus.COMPLETED)
             if getattr(self._hooks, "on_workflow_success", None) is not None:  # counting looks at every task
                 self._tell("on_workflow_success", self._name, self._stats(self))
+
+    def fail(self, error: BaseException) -> None:
+        """End the execution with *error*, and tell the hook."""
+        is_cancelled = self.record.is_cancelled or not isinstance(error, Exception)
+        self._end(WorkflowStatus.CANCELLED if is_cancelled else WorkflowStatus.FAILED)
+        self._tell("on_workflow_failure", self._name, error)
 
     def conclude(self, run: Run) -> RunResult:
         """Return what *run*, which is over, gave.

@@ -241,4 +241,8 @@ class AsyncExecutor(BaseExecutor):
         except RuntimeError:
             return super().execute(workflow)
         run, execution = self._begin(workflow, loop)
-        return RunHandle(run, partial(execution.control, run), partial(execution.conclude, run))
+        try:
+            return RunHandle(run, partial(execution.control, run), partial(execution.conclude, run))
+        except FlowkitError as error:  # there is no thread for it
+            execution.fail(error)
+            raise
