@@ -537,7 +537,11 @@ def task(func: Any = _MISSING, /, *, name: str | None = None, **options: Any) ->
         version: Stands for the code, when a stored result is judged.
         on_success: Called with the TaskSucceeded event.
         on_failure: Called with the TaskFailed event.
-        on_retry: Called with the AttemptFailed event before each retry.
+        on_retry: Called with the AttemptFailed event before each retry; if it takes two arguments, with the task's name
+            and the number of the attempt that failed.
+        callbacks: In a Workflow: those that take one argument are called with the task after its success, those that
+            take two with the task and the exception after its failure.
+        on_status_change: In a Workflow: called with the task's name and its new TaskStatus.
 
     Raises:
         TypeError: *func* cannot be called.

@@ -420,6 +420,18 @@ def test_callbacks_get_the_event(executor):
     assert (failure_name, type(failure), failure.attempts) == ("on_failure", TaskFailed, 2)
 
 
+def test_on_retry_with_two_arguments_gets_the_name_and_the_attempt_that_failed():
+    told = []
+
+    def flaky(context):
+        if context.attempt < 3:
+            raise ConnectionError
+
+    dag = DAG("etl", tasks=[Task(flaky, retries=2, on_retry=lambda name, attempt: told.append((name, attempt)))])
+    VirtualClock().run(dag)
+    assert told == [("flaky", 1), ("flaky", 2)]
+
+
 def test_a_skipped_or_cancelled_task_calls_nothing():
     """bad ─► below; idle"""
     seen, each = callbacks()

@@ -23,7 +23,7 @@ from pydoc_data.topics import topics
 
 import pytest
 
-from flowkit import DAG, Skip
+from flowkit import DAG, SequentialExecutor, Skip
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -527,3 +527,26 @@ def test_a_survey_that_was_killed_goes_on_and_gives_the_same(tmp_path, ran):
     whole, output = ran("resume_example")
     assert "restored" not in whole
     assert (tmp_path / "output" / "packages.tsv").read_text() == (output / "packages.tsv").read_text()
+
+
+# ---------------------------------------------------------------- workflow_example
+
+
+def test_a_workflow_that_is_started_again_takes_everything_from_its_store(tmp_path):
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        printed = run_example("workflow_example", tmp_path / str(number), tmp_path / "output")
+        runs = [(int(run), int(kept)) for run, kept in re.findall(r"(\d+) were run, (\d+) taken", printed)]
+        assert [run for run, _ in runs] == ([runs[1][1], 0] if number == 0 else [0, 0])
+    assert (tmp_path / "output" / "imports.mmd").read_text("utf-8").count("-->") > 200
+
+
+def test_an_import_brings_along_the_lines_of_all_that_it_imports(load):
+    example = load("workflow_example")
+    workflow = example.build({})
+    SequentialExecutor().execute(workflow)
+    stdlib = Path(json.__file__).parent
+    lines = {name: len((stdlib / f"{name}.py").read_bytes().splitlines()) for name in ("decoder", "scanner", "encoder")}
+    assert workflow.get_task_result("json.scanner") == {"json.scanner": lines["scanner"]}
+    assert workflow.get_task_result("json").keys() == {"json", *(f"json.{name}" for name in lines)}
+    assert workflow.get_task_result("json")["json.decoder"] == lines["decoder"]

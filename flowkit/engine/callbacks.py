@@ -9,6 +9,7 @@ from ..events import AttemptFailed, TaskFailed, TaskSucceeded
 from ..exceptions import shown
 from ..hooks import log_broken_hook
 from .program import ItemName
+from .signature import takes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ class Callbacks:
             callback = options.on_retry
         if callback is not None:
             try:
-                callback(event)
+                if isinstance(event, AttemptFailed) and not takes(callback, 1):
+                    callback(name, event.attempt)
+                else:
+                    callback(event)
             except BaseException:  # noqa: BLE001 - whatever a watcher raises must not reach the run
                 log_broken_hook(f"callback {shown(callback, 200)} of task {name!r}", "The run goes on unchanged.")

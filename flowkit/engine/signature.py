@@ -91,6 +91,17 @@ def read_signature(func: Callable[..., Any]) -> Signature | None:
     )
 
 
+def takes(func: Callable[..., Any], count: int) -> bool:
+    """Return whether *func* can be called with *count* arguments by position; True if it does not tell."""
+    signature = read_signature(func)
+    if signature is None:
+        return True
+    if any(name not in signature.defaults for name in signature.keyword_only):
+        return False
+    required = sum(name not in signature.defaults for name in signature.positional)
+    return required <= count and (signature.has_varargs or count <= len(signature.positional))
+
+
 def is_coroutine_function(func: Callable[..., Any]) -> bool:
     """Return whether calling *func* gives a coroutine to await: ``async def``, also partials and ``__call__``."""
     while True:

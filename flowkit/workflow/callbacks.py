@@ -5,7 +5,7 @@ Knows events, and what arguments a callback takes. Does not know runs.
 
 from __future__ import annotations
 
-from ..engine.signature import read_signature
+from ..engine.signature import takes
 from ..events import (
     AttemptFailed,
     AttemptStarted,
@@ -42,19 +42,19 @@ _STATUS_AFTER: dict[type[Event], TaskStatus] = {
 def check_callbacks(where: str, task: Task[..., Any]) -> None:
     """Raise OptionError if a callback of *task* takes other arguments than there are."""
     for callback in task.options.callbacks:
-        if not (_takes(callback, 1) or _takes(callback, 2)):
+        if not (takes(callback, 1) or takes(callback, 2)):
             raise OptionError(
                 f"{where}: callback {shown(callback)} must take one argument, the task that has succeeded, or two, the "
                 f"task that has failed and its exception."
             )
     retry = task.options.on_retry
-    if retry is not None and not (_takes(retry, 1) or _takes(retry, 2)):
+    if retry is not None and not (takes(retry, 1) or takes(retry, 2)):
         raise OptionError(
             f"{where}: on_retry={shown(retry)} must take two arguments, a name and the number of the attempt that "
             f"failed, or one, the event."
         )
     change = task.options.on_status_change
-    if change is not None and not _takes(change, 2):
+    if change is not None and not takes(change, 2):
         raise OptionError(f"{where}: on_status_change={shown(change)} must take two arguments, a name and a status.")
 
 
@@ -84,31 +84,20 @@ class Callbacks:
             _call(task, options.on_status_change, task.name, status)
         if isinstance(event, AttemptFailed):
             if options.on_retry is not None and not is_last:
-                by_name = _takes(options.on_retry, 2)
+                by_name = takes(options.on_retry, 2)
                 _call(task, options.on_retry, *([task.name, event.attempt] if by_name else [event]))
         elif isinstance(event, TaskSucceeded):
             if options.on_success is not None:
                 _call(task, options.on_success, event)
             for callback in options.callbacks:
-                if _takes(callback, 1):
+                if takes(callback, 1):
                     _call(task, callback, task)
         elif isinstance(event, TaskFailed):
             if options.on_failure is not None:
                 _call(task, options.on_failure, event)
             for callback in options.callbacks:
-                if _takes(callback, 2):
+                if takes(callback, 2):
                     _call(task, callback, task, event.error)
-
-
-def _takes(callback: Callable[..., object], count: int) -> bool:
-    """Return whether *callback* can be called with *count* arguments."""
-    signature = read_signature(callback)
-    if signature is None:
-        return True
-    required = [name for name in signature.positional if name not in signature.defaults]
-    if any(name not in signature.defaults for name in signature.keyword_only):
-        return False
-    return len(required) <= count and (signature.has_varargs or count <= len(signature.positional))
 
 
 def _call(task: WorkflowTask, callback: Callable[..., object], *args: object) -> None:
