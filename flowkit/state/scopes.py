@@ -48,7 +48,8 @@ class FileView:
     @cached_property
     def tasks(self) -> Mapping[str, Record]:
         """The latest record of each task; one that belongs to no DAG counts for all."""
-        found = {name: Record.from_json(body) for name, body in self._bodies("tasks").items()}
+        read = {name: Record.from_json(body) for name, body in self._bodies("tasks").items()}
+        found = {name: record for name, record in read.items() if record is not None}
         for task, entry in (*self._saved.items(), *self._saved_for_all.items()):
             newest(found, task, saved_record(entry))
         return found
@@ -59,7 +60,9 @@ class FileView:
         items: dict[str, dict[int, Record]] = {}
         for key, body in self._bodies("items").items():
             name, _, number = key.rpartition("[")
-            items.setdefault(name, {})[int(number[:-1])] = Record.from_json(body)
+            record = Record.from_json(body)
+            if record is not None:
+                items.setdefault(name, {})[int(number[:-1])] = record
         return items
 
     @cached_property

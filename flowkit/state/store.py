@@ -185,8 +185,15 @@ class Record:
         return f'{text},"result":{self.value or "null"}}}'
 
     @classmethod
-    def from_json(cls, text: str) -> Record:
-        """Return the record that *text* from :meth:`to_json` stands for."""
+    def from_json(cls, text: str) -> Record | None:
+        """Return the record that *text* from :meth:`to_json` stands for; None if it is no such text."""
+        try:
+            return cls._read(text)
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    @classmethod
+    def _read(cls, text: str) -> Record:
         # In a string the quotes would have backslashes, so the first of these is the member and nothing else.
         end = text.index(',"result":')
         start = text.find(',"metadata":', 0, end)
