@@ -399,5 +399,8 @@ def be_job(job):
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run is over
+        finally:  # a Ctrl-C may have come just before
+            sys.stderr.flush()
+            os._exit(code)
