@@ -373,6 +373,14 @@ def test_validating_runs_nothing():
     assert (call.call_count, workflow.status) == (0, WorkflowStatus.IDLE)
 
 
+@pytest.mark.parametrize("name", ["", "no such task", "x" * 300, "two\nlines"])
+def test_a_dependency_whose_name_no_task_can_have_does_not_exist(name):
+    workflow = Workflow("etl")
+    workflow.add_task(Task("a", tasks.one), [name])
+    with pytest.raises(TaskNotFoundError, match="does not exist"):
+        workflow.validate()
+
+
 def test_validating_lists_every_problem():
     """a and b each need a value; c depends on a task that does not exist"""
     workflow = build(*(Task(name, tasks.take_required) for name in "bd"), (Task("c", tasks.one), ["nothing"]))

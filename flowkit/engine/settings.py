@@ -52,7 +52,8 @@ _KNOWN = frozenset({
     "progress", "observers", "_clock", "_rng", "_pick", "_start_method",
 })  # fmt: skip
 _NOT_YET = {"progress": None}
-_MOST_WORKERS = 10_000
+MOST_WORKERS = 10_000
+"""How many workers of a kind a run may have."""
 
 
 class Settings:
@@ -193,13 +194,13 @@ def _check_executor(where: str, executor: Any) -> None:
 
 def _check_max_workers(where: str, most: Any) -> None:
     if not isinstance(most, Mapping):
-        check_count(where, "max_workers", most, 1, _MOST_WORKERS)
+        check_count(where, "max_workers", most, 1, MOST_WORKERS)
         return
     for kind, count in most.items():
         if kind not in KINDS:
             known = ", ".join(map(repr, KINDS))
             raise OptionError(f"{where}: max_workers={shown(most)}: {shown(kind)} must be one of {known}.")
-        check_count(where, f"max_workers[{kind!r}]", count, 1, _MOST_WORKERS)
+        check_count(where, f"max_workers[{kind!r}]", count, 1, MOST_WORKERS)
 
 
 def _as_list(where: str, name: str, value: Any, of_what: str) -> list[Any]:

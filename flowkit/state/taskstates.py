@@ -109,17 +109,10 @@ class TaskStates(BaseStateStore):
         timestamp: Any = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Keep how the task stands, in the place of what was kept of it.
-
-        Args:
-            task_name: The task.
-            status: A ``TaskStatus``, or its name. Only what is COMPLETED is not run again.
-            result: What it returned.
-            error: What it failed with.
-            timestamp: When that was; None for now.
-            metadata: What else there is to know.
+        """Keep how the task stands, with the arguments of :meth:`BaseStateStore.save_task_state`.
 
         Raises:
+            OptionError: A name, the status, the error or the metadata is of a kind that there is not.
             StateSerializationError: The store cannot keep *result*, *timestamp* or *metadata* as it is.
             StateWriteError: The disk refused it.
         """

@@ -9,7 +9,6 @@ from .. import wiring
 from ..context import current_context
 from ..engine.program import compile_program, freeze_tasks, raise_problems
 from ..exceptions import (
-    DefinitionError,
     DuplicateTaskError,
     FlowkitError,
     OptionError,
@@ -24,7 +23,7 @@ from .tasks import WorkflowTask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
     from ..engine.graph import Graph
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from .execution import Execution
 
 _STR = frozenset({str})
+_LONGEST = 200
+"""Characters of the name of a task."""
 
 
 class Workflow:
@@ -109,9 +110,8 @@ class Workflow:
             raise self._wired(task)
         if task.options.has_callbacks:
             check_callbacks(f"{self._where('add_task')}: task {name!r}", task)
-        added = self._tasks[name] = WorkflowTask(task, tuple(dict.fromkeys(depends_on)), self._find_execution)
-        self._program = None
-        return added
+        self._tasks[name] = WorkflowTask(task, tuple(dict.fromkeys(depends_on)), self._find_execution)
+        return self._tasks[name]
 
     def _check_names(self, name: str, depends_on: Iterable[str]) -> list[str]:
         where = f"{self._where('add_task')}: task {name!r}"
@@ -231,23 +231,25 @@ class Workflow:
         version = wiring.version.number
         known = self._program
         if known is None or len(known) != len(self._tasks) or self._version != version:
-            tasks = self._definitions()
+            added = dict(self._tasks)  # as they are now: another thread may add some meanwhile
+            tasks = [task.definition for task in added.values()]
             for task in filter(wiring.is_wired, tasks):
                 raise self._wired(task)
-            missing = self._missing()
-            # Something stands for what is missing, so that what else is wrong is seen too.
-            stand_ins = [Task(name, lambda: None) for name in dict.fromkeys(name for _, name in missing)]
-            position = {task.name: i for i, task in enumerate([*tasks, *stand_ins])}
-            upstream = [[position[name] for name in self._tasks[task.name].depends_on] for task in tasks]
-            upstream += [[] for _ in stand_ins]
-            known, problems = compile_program(self.name, [*tasks, *stand_ins], upstream, (), names_only=True)
-            raise_problems(self._where(), [*self._not_found(missing), *problems])
+            not_found = self._not_found(added)
+            if not_found:  # something stands for what a parameter may be named like, so that what else is wrong is seen
+                names = dict.fromkeys(name for task in added.values() for name in task.depends_on if name not in added)
+                tasks += [Task(name, _stand_in) for name in names if name.isidentifier() and len(name) <= _LONGEST]
+            upstream = _positions(added, [task.name for task in tasks])
+            known, problems = compile_program(self.name, tasks, upstream, (), names_only=True)
+            raise_problems(self._where(), [*not_found, *problems])
             self._program, self._version = known, version
         return known
 
     def frozen_shape(self) -> tuple[Graph, list[int]]:
         """Return the graph without looking at how tasks are called, and the position of the task of each id."""
-        return freeze_tasks(self._definitions(), self._upstream())
+        added = dict(self._tasks)
+        raise_problems(self._where(), self._not_found(added))
+        return freeze_tasks([task.definition for task in added.values()], _positions(added, list(added)))
 
     def begin(self, execution: Execution) -> None:
         """Let *execution* be the latest one, which goes on."""
@@ -257,29 +259,16 @@ class Workflow:
         """Note that *execution* is over."""
         self._running.pop(execution.run_id, None)
 
-    def _definitions(self) -> list[Task[..., Any]]:
-        return [task.definition for task in self._tasks.values()]
-
-    def _upstream(self) -> list[list[int]]:
-        """Return for each task the positions of those it depends on."""
-        missing = self._missing()
-        if missing:
-            raise_problems(self._where(), self._not_found(missing))
-        position = {name: i for i, name in enumerate(self._tasks)}
-        return [[position[name] for name in task.depends_on] for task in self._tasks.values()]
-
-    def _missing(self) -> list[tuple[str, str]]:
-        """Return pairs of a task and a name that it depends on, and that no task has."""
-        known = self._tasks
-        return [(task.name, name) for task in known.values() for name in task.depends_on if name not in known]
-
-    def _not_found(self, missing: Sequence[tuple[str, str]]) -> list[DefinitionError]:
+    def _not_found(self, added: Mapping[str, WorkflowTask]) -> list[TaskNotFoundError]:
+        """Return a problem for each name that one of the tasks *added* depends on, and that none has."""
         return [
             TaskNotFoundError(
-                f"{self._where()}: task {task!r} depends on {name!r}, which does not exist"
-                f"{close_matches(name, self._tasks)}."
+                f"{self._where()}: task {task.name!r} depends on {name!r}, which does not exist"
+                f"{close_matches(name, added)}."
             )
-            for task, name in missing
+            for task in added.values()
+            for name in task.depends_on
+            if name not in added
         ]
 
     def _execution(self) -> Execution | None:
@@ -311,6 +300,19 @@ class Workflow:
 
     def __repr__(self) -> str:
         return f"<Workflow {self.name!r} {self.status} tasks={len(self._tasks)}>"
+
+
+def _stand_in() -> None:
+    """Be what a task that does not exist would run."""
+
+
+def _positions(added: Mapping[str, WorkflowTask], names: Sequence[str]) -> list[list[int]]:
+    """Return for each of *names* the positions among them of what it depends on; a name that was not added has none."""
+    position = {name: i for i, name in enumerate(names)}
+    return [
+        [position[before] for before in added[name].depends_on if before in position] if name in added else []
+        for name in names
+    ]
 
 
 def _how_to_make(func: object) -> str:

@@ -10,7 +10,7 @@ from functools import partial
 
 from ..engine.handle import RunHandle
 from ..engine.launch import make_run
-from ..engine.settings import check_keywords, default_workers, merge
+from ..engine.settings import MOST_WORKERS, check_keywords, default_workers, merge
 from ..exceptions import FlowkitError, OptionError, close_matches, shown
 from ..retry import check_count
 from .callbacks import Callbacks
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ..state.store import Store
     from .tasks import WorkflowTask
 
-_MOST_AT_ONCE = 1_000_000
 _OPTIONS = frozenset({"limits", "timeout", "observers", "_clock", "_rng", "_pick", "_start_method"})
 
 
@@ -157,10 +156,11 @@ class BaseExecutor:
         return f"{type(self).__name__}(state_store={self.state_store!r})"
 
 
-def _check_is_number(where: str, name: str, value: Any) -> None:
-    """Raise OptionError if *value* is a store: the first argument is not the one that it was meant for."""
+def _check_most(where: str, name: str, value: Any) -> int:
+    """Return *value*, how many tasks may run at once; a store in its place is told where it belongs."""
     if callable(getattr(value, "load_task_state", None)):
         raise OptionError(f"{where}: {name}={shown(value)} must be a number. Write {where}(state_store=...).")
+    return check_count(where, name, value, 1, MOST_WORKERS)
 
 
 class SequentialExecutor(BaseExecutor):
@@ -180,8 +180,7 @@ class ThreadedExecutor(BaseExecutor):
     _own_arguments = ("max_workers",)
 
     def __init__(self, max_workers: int = 4, state_store: Any = None, **options: Any) -> None:
-        _check_is_number("ThreadedExecutor", "max_workers", max_workers)
-        self.max_workers = max_workers
+        self.max_workers = _check_most("ThreadedExecutor", "max_workers", max_workers)
         super().__init__(state_store, **options)
 
     def _workers(self) -> dict[str, Any]:
@@ -198,8 +197,8 @@ class ProcessExecutor(BaseExecutor):
     _own_arguments = ("max_workers",)
 
     def __init__(self, max_workers: int | None = None, state_store: Any = None, **options: Any) -> None:
-        _check_is_number("ProcessExecutor", "max_workers", max_workers)
-        self.max_workers = max_workers
+        is_given = max_workers is not None
+        self.max_workers = _check_most("ProcessExecutor", "max_workers", max_workers) if is_given else None
         super().__init__(state_store, **options)
 
     def _workers(self) -> dict[str, Any]:
@@ -213,8 +212,7 @@ class AsyncExecutor(BaseExecutor):
     _own_arguments = ("max_concurrent",)
 
     def __init__(self, max_concurrent: int = 50, state_store: Any = None, **options: Any) -> None:
-        _check_is_number("AsyncExecutor", "max_concurrent", max_concurrent)
-        self.max_concurrent = check_count("AsyncExecutor", "max_concurrent", max_concurrent, 1, _MOST_AT_ONCE)
+        self.max_concurrent = _check_most("AsyncExecutor", "max_concurrent", max_concurrent)
         super().__init__(state_store, **options)
 
     def _workers(self) -> dict[str, Any]:
